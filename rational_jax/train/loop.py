@@ -1,0 +1,88 @@
+"""The training loop: dispatch a step, then read the last one's metrics while the device works."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from rational_jax.checkpoint import Checkpoints
+from rational_jax.errors import UserError
+from rational_jax.parallel import AxisRules
+from rational_jax.progress import SILENT, Progress
+from rational_jax.train.metrics import MetricsLog
+from rational_jax.train.step import TrainState
+
+
+class Compiled(NamedTuple):
+    """A jitted step and where its batches go."""
+
+    step: Callable
+    batch_sharding: NamedSharding
+
+
+def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = AxisRules()) -> Compiled:
+    """Jits a step whose state keeps the shardings it came with, so that the second call finds the first one's program."""
+    replicated = NamedSharding(mesh, jax.sharding.PartitionSpec())
+    kept = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(train_step, donate_argnums=0, out_shardings=(kept, replicated))
+    return Compiled(step, NamedSharding(mesh, rules.spec(("batch", "sequence"))))
+
+
+def fit(
+    compiled: Compiled,
+    state: TrainState,
+    frozen: dict,
+    batch_at: Callable[[int], dict[str, np.ndarray]],
+    *,
+    mesh: Mesh,
+    steps: int,
+    checkpoints: Checkpoints | None = None,
+    save_every: int = 0,
+    metadata: dict | None = None,
+    metrics: MetricsLog | None = None,
+    description: str = "train",
+    progress: Progress = SILENT,
+) -> TrainState:
+    """Takes the state from the step it stands at to `steps`. `batch_at(i)` gives the batch of the i-th step, from zero.
+
+    Raises UserError where a loss is not finite, naming the step: the last checkpoint before it stands.
+    """
+    start = int(state.step)
+    pending = None  # the metrics of the step before, still on the device
+    with jax.set_mesh(mesh), progress.task(description, total=steps, unit="steps", done=start) as task:
+
+        def settle(pending) -> None:
+            step, values, tokens, began = pending
+            values = {name: float(value) for name, value in values.items()}
+            if not math.isfinite(values["loss"]):
+                raise UserError(f"{description}: the loss is {values['loss']} at step {step}; lower train.learning_rate")
+            values["tokens_per_second"] = tokens / (time.perf_counter() - began)
+            if metrics:
+                metrics.write(step, values)
+            task.advance()
+            task.note(f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s")
+
+        for index in range(start, steps):
+            began = time.perf_counter()
+            batch = batch_at(index)
+            tokens = int(np.count_nonzero(batch["segments"]))
+            placed = jax.device_put(batch, compiled.batch_sharding)
+            state, values = compiled.step(state, frozen, placed)
+            if compiled.step._cache_size() > 1:
+                raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed between steps")
+            if pending:
+                settle(pending)
+            pending = (index + 1, values, tokens, began)
+            if checkpoints and (index + 1 == steps or (save_every and (index + 1) % save_every == 0)):
+                settle(pending)  # a state whose loss was not finite is never saved
+                pending = None
+                checkpoints.save(index + 1, state._asdict(), metadata or {})
+        if pending:
+            settle(pending)
+        if checkpoints:
+            checkpoints.wait()
+    return state
