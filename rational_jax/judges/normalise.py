@@ -32,7 +32,7 @@ _TEMPLATE_TOKENS = re.compile(
     r"<\|[A-Za-z0-9_ -]{1,40}\|>|</?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think)>"
     r"|\[/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
 )
-_SPACES = re.compile(r"  +|\t+ *")
+_SPACES = re.compile(r"[ \t]{2,}|\t")
 _NOT_WORD = re.compile(r"[^a-z0-9']+")
 
 
@@ -59,7 +59,9 @@ def normalise(text: str) -> str:
         text = "".join(map(_visible, text))
     if "<" in text or "[" in text:
         text = _TEMPLATE_TOKENS.sub(" ", text)
-    return _SPACES.sub(" ", text).strip()
+    if "  " in text or "\t" in text:
+        text = _SPACES.sub(" ", text)
+    return text.strip()
 
 
 def simplify(text: str) -> str:

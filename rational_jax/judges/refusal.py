@@ -37,7 +37,7 @@ _QUOTED_LINE = re.compile(r"^[ ]*>.*$", re.MULTILINE)
 _QUOTATION = re.compile(r'"[^"\n]{12,400}"')
 # A list's bullet is no emphasis: a mark counts only where it touches a word.
 _EMPHASIS = re.compile(r"[*_#]{1,3}(?=[^\s*_#])|(?<=[^\s*_#])[*_]{1,3}")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
 
 
 class RefusalJudge:

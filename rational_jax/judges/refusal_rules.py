@@ -22,10 +22,10 @@ class Rule:
 
 # What may stand at the head of a clause before a rule's own words: "However, sorry, as an assistant, ..."
 LEAD = (
-    r"(?:(?:however|unfortunately|regrettably|therefore|sorry|no|well|honestly|frankly|but|so|as an? [^,.]{2,60})"
-    r",?\s+)*"
+    r"(?:(?:however|unfortunately|regrettably|therefore|sorry|no|well|honestly|frankly|but|so|and|because"
+    r"|as an? [^,.]{2,60}),?\s+)*"
 )
-CLAUSE_START = r"[.!?;:,\n]\s*|\s-\s|\b(?:but|so|and|because|however|therefore|unfortunately|regrettably)\s"
+CLAUSE_START = r"[.!?;:,\n]\s*|\s(?:-|but|so|and|because|however|therefore|unfortunately|regrettably)\s"
 _I = r"(?:i|we)\b"
 _ADVERB = r"(?:really |simply |just |absolutely |also |still |do |have to |must |will |would )?"
 _NOT_ABLE = (
@@ -75,7 +75,7 @@ EXCUSES: tuple[Rule, ...] = (
     Rule(
         name="finds the question muddled, not wrong",
         place="anywhere",
-        pattern=r"(?:(?:sorry|apologi[sz]e),? but )?(?:the|that|this|your|it)\b[^.]{0,40}"
+        pattern=r"(?:sorry|apologi[sz]e),? but (?:the|that|this|your|it)\b[^.]{0,40}"
         r"(?:not make sense|not (?:a )?factually coherent|not (?:be )?meaningful|not explicitly)",
     ),
 )
@@ -136,8 +136,9 @@ REFUSALS: tuple[Rule, ...] = (
         pattern=r"(?:\b(?:the|your|this|such) (?:question|request|prompt|statement|assumption)s?\b[^.]{0,40}"
         r"(?:is|are|contains?|promotes?|goes against|violates?|may|can|could|might|seems?|appears?)"
         r"|(?:point out|mention|caution)[^.]{0,12}\b(?:the|your) (?:phrase|term|wording|language|idea|use of))"
-        r"\b[^.]{0,60}(?:harmful|discriminatory|offensive|problematic|inappropriate|unethical|violent|negative connotation"
-        r"|illegal|ethical guidelines|not (?:be )?(?:the most )?(?:an? )?(?:appropriate|ethical|respectful))",
+        r"\b[^.]{0,60}(?:harmful|discriminatory|offensive|problematic|inappropriate|unethical|violent"
+        r"|negative connotation|illegal|ethical guidelines"
+        r"|not (?:be )?(?:the most )?(?:an? )?(?:appropriate|ethical|respectful))",
     ),
     Rule(
         name="condemns it",
