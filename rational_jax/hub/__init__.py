@@ -1,0 +1,33 @@
+"""Hugging Face on disk: models and PEFT adapters in, the same models and adapters out, and the proof that they are."""
+
+from rational_jax.hub.adapter import Adapter, load_adapter, save_adapter, write_adapter
+from rational_jax.hub.families import FAMILIES, Weight, load_config, read_config, weight_table, write_config
+from rational_jax.hub.load import load_params
+from rational_jax.hub.resolve import MICRO, identity, load_tokenizer, resolve
+from rational_jax.hub.save import save_model, write_model
+from rational_jax.hub.verify import TOLERANCE, Verification, probe_tokens, verify_adapter, verify_model
+
+__all__ = [
+    "FAMILIES",
+    "MICRO",
+    "TOLERANCE",
+    "Adapter",
+    "Verification",
+    "Weight",
+    "identity",
+    "load_adapter",
+    "load_config",
+    "load_params",
+    "load_tokenizer",
+    "probe_tokens",
+    "read_config",
+    "resolve",
+    "save_adapter",
+    "save_model",
+    "verify_adapter",
+    "verify_model",
+    "weight_table",
+    "write_adapter",
+    "write_config",
+    "write_model",
+]

@@ -1,0 +1,265 @@
+"""The export gate: a directory is reloaded by somebody else's code before it is called done.
+
+With torch installed, `transformers` (and `peft` for an adapter) load the directory and their logits are compared with
+those of our decoder on the parameters that were meant to be written, all in float32. Without it, the directory is
+reloaded through our own reader and must give back the very same numbers; such an export is marked "self-verified".
+
+The tolerance is on max|a - b| / max|b|. Two correct float32 implementations differ by the order of their sums: a sum of
+n terms is off by about sqrt(n) * 2^-24 of its size, 4e-6 for n = 4096, and L layers of independent errors add up to
+sqrt(L) times that, 3e-5 for 80 layers. 1e-4 leaves a factor of three; a transposed, swapped or rounded tensor (bfloat16
+keeps 8 bits: 2e-3) is far above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rational_jax.errors import UserError
+from rational_jax.hub.adapter import load_adapter
+from rational_jax.hub.families import load_config, weight_table
+from rational_jax.hub.load import load_params
+from rational_jax.hub.save import lookup
+from rational_jax.models import DecoderConfig, LoraConfig, bind, combine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = 1e-4
+MODES = ("auto", "transformers", "self", "off")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verification:
+    """How an export was checked: by "transformers", "peft", "self" or "none"; on how many tokens; the error found.
+
+    `error` is max|a - b| / max|b| over all logits; None where nothing was computed.
+    """
+
+    method: str
+    tokens: int
+    error: float | None
+    tolerance: float
+
+    @property
+    def label(self) -> str:
+        """One phrase for a model card."""
+        if self.method == "none":
+            return "not verified"
+        if self.method == "self":
+            return "self-verified (read back with rational_jax, equal bit for bit)"
+        return f"verified with {self.method}: float32 logits agree within {self.tolerance:g} of the largest"
+
+
+def probe_tokens(config: DecoderConfig, rendered: Sequence[Sequence[int]] = (), *, seed: int = 0) -> list[np.ndarray]:
+    """Token rows to compare logits on: two random rows over the whole vocabulary, and `rendered` chats. int32 `[S]`."""
+    length = min(64, config.max_positions)
+    random = np.random.default_rng(seed).integers(0, config.vocab_size, (2, length), dtype=np.int32)
+    return [*random, *(np.asarray(row[: config.max_positions], np.int32) for row in rendered)]
+
+
+def verify_model(
+    directory: str | Path,
+    config: DecoderConfig,
+    params: dict,
+    rows: Sequence[np.ndarray],
+    *,
+    mode: str = "auto",
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Check that a model directory holds `params` (in the dtypes they were saved in), by its logits on `rows`.
+
+    `mode` is one of `MODES`; "auto" takes transformers where torch is installed. Raises UserError naming the tensors
+    that are most off, or saying that the weights agree and the configuration does not.
+    """
+    directory = Path(directory)
+    method = _method(mode, "transformers")
+    if method == "none":
+        return Verification(method=method, tokens=0, error=None, tolerance=tolerance)
+    if method == "self":
+        if (found := load_config(directory)) != config:
+            raise UserError(f"export check failed: {directory / 'config.json'} reads back as {found}")
+        if off := _differing(config, params, load_params(directory, config)):
+            raise UserError(f"export check failed in {directory}: {off}")
+        return Verification(method=method, tokens=0, error=0.0, tolerance=tolerance)
+    with _quiet_transformers():
+        model = _load_transformers(directory)
+        theirs = _their_logits(model, rows)
+    error = _relative_error(_our_logits(config, params, None, rows), theirs)
+    if not error <= tolerance:
+        off = _differing(config, params, load_params(directory, config))
+        why = off or "all tensors are as they should be, so config.json is understood differently"
+        raise UserError(
+            f"export check failed in {directory}: logits differ from transformers by {error:.1e} of the largest "
+            f"(allowed {tolerance:g}); {why}"
+        )
+    return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance)
+
+
+def verify_adapter(
+    directory: str | Path,
+    base: str | Path,
+    config: DecoderConfig,
+    params: dict,
+    lora_params: dict,
+    lora: LoraConfig,
+    rows: Sequence[np.ndarray],
+    *,
+    mode: str = "auto",
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Check that an adapter directory on the base directory `base` gives the logits of `params` with `lora_params`.
+
+    As `verify_model`; "transformers" means `peft` here.
+    """
+    directory = Path(directory)
+    method = _method(mode, "peft")
+    if method == "none":
+        return Verification(method=method, tokens=0, error=None, tolerance=tolerance)
+    if method == "self":
+        found = load_adapter(directory, config)
+        if (found.lora.scale, sorted(found.lora.targets)) != (lora.scale, sorted(lora.targets)):
+            raise UserError(f"export check failed: {directory} reads back as {found.lora}, the run had {lora}")
+        if off := _differing_factors(lora_params, found.params):
+            raise UserError(f"export check failed in {directory}: {off}")
+        return Verification(method=method, tokens=0, error=0.0, tolerance=tolerance)
+    from peft import PeftModel
+
+    with _quiet_transformers():
+        model = PeftModel.from_pretrained(_load_transformers(Path(base)), directory).eval()
+        theirs = _their_logits(model, rows)
+    error = _relative_error(_our_logits(config, combine(params, lora_params), lora, rows), theirs)
+    if not error <= tolerance:
+        off = _differing_factors(lora_params, load_adapter(directory, config).params)
+        why = off or f"all factors are as they should be, so the base {base} or the scale is understood differently"
+        raise UserError(
+            f"export check failed in {directory}: logits differ from peft by {error:.1e} of the largest "
+            f"(allowed {tolerance:g}); {why}"
+        )
+    return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance)
+
+
+def _method(mode: str, real: str) -> str:
+    if mode not in MODES:
+        raise UserError(f"verify={mode!r}: choose one of {', '.join(MODES)}")
+    if mode == "off":
+        return "none"
+    needed = ("torch", "transformers") if real == "transformers" else ("torch", "transformers", "peft")
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
+    if mode == "transformers" and absent:
+        raise UserError(f"checking the export with {real} needs {' and '.join(absent)}: install it, or use verify=self")
+    return "self" if mode == "self" or absent else real
+
+
+def _our_logits(config: DecoderConfig, params: dict, lora: LoraConfig | None, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Our decoder's logits at every token of the rows, float32 `[tokens, V]`, one row after the other."""
+    # Attention is causal, so what is behind the end of a short row does not matter.
+    padded = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+
+    @jax.jit
+    def logits(params: dict, tokens_BxS: jax.Array) -> jax.Array:
+        decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
+        hidden_BxSxD, _ = decoder(tokens_BxS)
+        return decoder.unembed(hidden_BxSxD)
+
+    # Accelerators multiply float32 in fewer bits unless told otherwise.
+    with jax.default_matmul_precision("highest"):
+        logits_BxSxV = np.asarray(logits(params, padded))
+    return np.concatenate([found[: len(row)] for found, row in zip(logits_BxSxV, rows, strict=True)])
+
+
+def _load_transformers(directory: Path) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, trust_remote_code=False, local_files_only=True, output_loading_info=True
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, report.get(kind) or ())):
+            shown = ", ".join(names[:3])
+            raise UserError(f"export check failed in {directory}: transformers reports {kind} {shown} ({len(names)})")
+    return model.eval()
+
+
+def _their_logits(model: Any, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """A torch model's logits, as `_our_logits` gives ours; each row by itself, so there is no padding to trust."""
+    import torch
+
+    with torch.no_grad():
+        found = [
+            model(input_ids=torch.from_numpy(row[None].astype(np.int64))).logits[0].float().numpy() for row in rows
+        ]
+    return np.concatenate(found)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and advice from transformers while it only checks; its settings are put back."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """max|a - b| / max|b|; NaN where either has one, which no tolerance allows."""
+    return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
+
+
+def _differing(config: DecoderConfig, expected: dict, found: dict) -> str:
+    """The tensors that are not equal, worst first, by their names in the file; empty where all are equal."""
+    differences: list[tuple[float, str]] = []
+    for path, row in weight_table(config).items():
+        pair = [np.asarray(lookup(tree, path)) for tree in (expected, found)]
+        if not row.stacked:
+            pair = [array[None] for array in pair]
+        for name, ours, theirs in zip(row.names(config.num_layers), *pair, strict=True):
+            differences.append((_difference(ours, theirs), name))
+    return _worst(differences)
+
+
+def _differing_factors(expected: dict, found: dict) -> str:
+    """As `_differing`, for a LoRA tree, by the paths in it."""
+    if jax.tree.structure(expected) != jax.tree.structure(found):
+        return "it has other factors than the run"
+    differences = [
+        (_difference(np.asarray(ours), np.asarray(theirs)), jax.tree_util.keystr(where, simple=True, separator="."))
+        for (where, ours), theirs in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(found), strict=True)
+    ]
+    return _worst(differences)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """max|a - b| / max|a|; 0 only for arrays of equal bits, infinite where the difference is not a number."""
+    if ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes():
+        return 0.0
+    ours, theirs = ours.astype(np.float32), theirs.astype(np.float32)
+    relative = float(np.max(np.abs(ours - theirs)) / max(float(np.max(np.abs(ours))), 1e-30))
+    return max(relative, sys.float_info.min) if np.isfinite(relative) else float("inf")
+
+
+def _worst(differences: list[tuple[float, str]]) -> str:
+    off = sorted((pair for pair in differences if pair[0] > 0), key=lambda pair: (-pair[0], pair[1]))
+    if not off:
+        return ""
+    named = ", ".join(f"{name} (by {size:.0e} of its largest value)" for size, name in off[:3])
+    return f"tensors that are off: {named}" + (f" and {len(off) - 3} more" if len(off) > 3 else "")

@@ -1,0 +1,105 @@
+"""A model goes from Hugging Face's layout to ours and back without losing a bit, and computes the same in between."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from rational_jax import hub
+from rational_jax.models import abstract_params, bind
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+NAMES = ("gqa", "mha-tied-bf16", "wide-heads-bias-sharded", "llama3-rope", "linear-rope")
+
+
+def tensors(directory: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    found = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as handle:
+            for name in handle.keys():
+                value = handle.get_tensor(name)
+                found[name] = (str(value.dtype), value.shape, value.tobytes())
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_back_in_the_same_bits(name, llama_directory, tmp_path):
+    source = llama_directory(name)
+    config = hub.load_config(source)
+    out = tmp_path / "out"
+    # Shards cut elsewhere than transformers cuts them.
+    hub.save_model(out, config, hub.load_params(source, config), source=source, shard_bytes=50_000)
+    assert tensors(out) == tensors(source)
+    assert len(list(out.glob("*.safetensors"))) > 1
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(len(data) for _, _, data in tensors(source).values())
+    assert set(index["weight_map"]) == set(tensors(source))
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert str(model.dtype).endswith(str(jax.tree.leaves(hub.load_params(source, config))[0].dtype))
+    hub.save_model(tmp_path / "again", config, hub.load_params(out, config), source=out, shard_bytes=50_000)
+    assert {f.name: f.read_bytes() for f in out.iterdir()} == {f.name: f.read_bytes() for f in (tmp_path / "again").iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_transformers(name, llama_directory):
+    source = llama_directory(name)
+    config = hub.load_config(source)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 600), dtype=np.int32)
+    decoder = bind(config, hub.load_params(source, config, jnp.float32))
+    ours = np.asarray(decoder.unembed(decoder(tokens)[0]))
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(tokens.astype(np.int64))).logits.numpy()
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_table_covers_the_decoder_exactly(name, llama_directory):
+    config = hub.load_config(llama_directory(name))
+    paths = {tuple(key.key for key in where) for where, _ in jax.tree.leaves_with_path(abstract_params(config))}
+    table = hub.weight_table(config)
+    assert set(table) == paths
+    names = [n for row in table.values() for n in row.names(config.num_layers)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_survives_being_written(name, llama_directory):
+    config = hub.load_config(llama_directory(name))
+    assert hub.read_config(json.loads(json.dumps(hub.write_config(config)))) == config
+    # And transformers understands the written one as it understands its own.
+    theirs = transformers.LlamaConfig(**hub.write_config(config))
+    source = transformers.LlamaConfig.from_pretrained(llama_directory(name))
+    assert theirs.rope_parameters == source.rope_parameters
+    assert theirs.tie_word_embeddings == source.tie_word_embeddings
+
+
+def test_each_device_reads_its_own_slice(llama_directory, monkeypatch):
+    source = llama_directory("wide-heads-bias-sharded")
+    config = hub.load_config(source)
+    whole = hub.load_params(source, config)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))
+    spec = jax.sharding.PartitionSpec()
+    shardings = jax.tree.map(lambda _: jax.sharding.NamedSharding(mesh, spec), whole)
+    placed = hub.load_params(source, config, shardings=shardings)
+    for ours, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(whole), strict=True):
+        assert ours.sharding.mesh == mesh
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_cast_rounds_as_torch_does(llama_directory, tmp_path):
+    source = llama_directory("gqa")
+    config = hub.load_config(source)
+    hub.save_model(tmp_path / "out", config, hub.load_params(source, config), source=source, dtype=jnp.bfloat16)
+    ours = hub.load_params(tmp_path / "out", config, jnp.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    theirs = model.model.layers[1].mlp.up_proj.weight.detach().float().numpy()
+    np.testing.assert_array_equal(ours["layers"]["mlp"]["up_proj"]["weight"][1], theirs)
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
