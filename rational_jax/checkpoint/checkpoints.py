@@ -141,9 +141,7 @@ class Checkpoints:
             return
         (directory,) = [d for d in self.directory.iterdir() if d.name.split(".")[0] == str(self._saving)]
         files = sorted(f for item in (_STATE, _METADATA) for f in (directory / item).rglob("*") if f.is_file())
-        listed = {
-            str(f.relative_to(directory)): {"bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files
-        }
+        listed = {str(f.relative_to(directory)): {"bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files}
         atomic_write_json(directory / _LIST, listed)
 
     def _check(self, step: int) -> None:

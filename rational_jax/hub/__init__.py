@@ -3,7 +3,7 @@
 from rational_jax.hub.adapter import Adapter, load_adapter, save_adapter, write_adapter
 from rational_jax.hub.families import FAMILIES, Weight, load_config, read_config, weight_table, write_config
 from rational_jax.hub.load import load_params
-from rational_jax.hub.resolve import MICRO, identity, load_tokenizer, resolve
+from rational_jax.hub.resolve import MICRO, has_tokenizer, identity, load_tokenizer, resolve
 from rational_jax.hub.save import save_model, write_model
 from rational_jax.hub.verify import TOLERANCE, Verification, probe_tokens, verify_adapter, verify_model
 
@@ -14,6 +14,7 @@ __all__ = [
     "Adapter",
     "Verification",
     "Weight",
+    "has_tokenizer",
     "identity",
     "load_adapter",
     "load_config",

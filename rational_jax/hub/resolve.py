@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
 LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 _DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -98,12 +98,17 @@ def _digest(file: Path) -> str:
     return blob if file.is_symlink() and _SHA256.fullmatch(blob) else sha256_file(file)
 
 
+def has_tokenizer(path: str | Path) -> bool:
+    """Whether a model directory has a tokenizer."""
+    return any((Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
+
+
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer (with its chat template) of a local model directory. Never runs code from the directory."""
     from transformers import AutoTokenizer
 
     path = Path(path)
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+    if not has_tokenizer(path):
         raise UserError(f"{path} has no tokenizer (tokenizer.json, tokenizer_config.json)")
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)

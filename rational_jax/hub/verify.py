@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
@@ -167,16 +168,17 @@ def _our_logits(config: DecoderConfig, params: dict, lora: LoraConfig | None, ro
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
 
-    @jax.jit
-    def logits(params: dict, tokens_BxS: jax.Array) -> jax.Array:
-        decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
-        hidden_BxSxD, _ = decoder(tokens_BxS)
-        return decoder.unembed(hidden_BxSxD)
-
     # Accelerators multiply float32 in fewer bits unless told otherwise.
     with jax.default_matmul_precision("highest"):
-        logits_BxSxV = np.asarray(logits(params, padded))
+        logits_BxSxV = np.asarray(_logits(config, lora, params, padded))
     return np.concatenate([found[: len(row)] for found, row in zip(logits_BxSxV, rows, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(config: DecoderConfig, lora: LoraConfig | None, params: dict, tokens_BxS: jax.Array) -> jax.Array:
+    decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
+    hidden_BxSxD, _ = decoder(tokens_BxS)
+    return decoder.unembed(hidden_BxSxD)
 
 
 def _load_transformers(directory: Path) -> PreTrainedModel:

@@ -86,11 +86,13 @@ def test_a_state_of_other_settings_is_refused_by_name(written):
     with Checkpoints(written, read_only=True) as checkpoints:
         other = make_state(0)
         other["trainable"]["layers"]["q_proj"]["lora_a"] = jnp.zeros((2, 8, 16))
-        with pytest.raises(UserError, match=r"trainable\.layers\.q_proj\.lora_a is float32\[2, 4, 16\], this run has .*8"):
+        with pytest.raises(
+            UserError, match=r"trainable\.layers\.q_proj\.lora_a is float32\[2, 4, 16\], this run has .*8"
+        ):
             checkpoints.restore(3, other)
-        with pytest.raises(UserError, match="has no trainable.extra"):
+        with pytest.raises(UserError, match=r"has no trainable\.extra"):
             checkpoints.restore(3, {"trainable": {"extra": jnp.zeros(1)}}, partial=True)
-        with pytest.raises(UserError, match="has .*opt_state.* which this run does not"):
+        with pytest.raises(UserError, match=r"has .*opt_state.* which this run does not"):
             checkpoints.restore(3, {"trainable": make_state(0)["trainable"], "step": jnp.int32(0)})
         with pytest.raises(UserError, match="no complete checkpoint of step 1; there are: 2, 3"):
             checkpoints.metadata(1)
@@ -132,7 +134,7 @@ def test_advice_for_the_first_step_is_to_start_again(written, tmp_path):
     shutil.copytree(written / "2", tmp_path / "2")
     cut(tmp_path / "2" / "state" / "manifest.ocdbt")
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        with pytest.raises(UserError, match="manifest.ocdbt has .* bytes.*to start again from the beginning"):
+        with pytest.raises(UserError, match=r"manifest\.ocdbt has .* bytes.*to start again from the beginning"):
             checkpoints.restore(2, make_state(0))
 
 
