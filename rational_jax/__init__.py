@@ -1,0 +1,3 @@
+"""Language models that reason about safety before they answer: data, training, export and measurement on JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,42 @@
+"""The run configuration: one frozen schema for YAML files, dotted overrides and Python.
+
+YAML is read by the rules of version 1.2, so that `off` is a word and `1e-3` a number.
+"""
+
+from rational_jax.config.load import bundled_configs, load_config, to_yaml
+from rational_jax.config.schema import (
+    BASE,
+    ChatSection,
+    CurateSection,
+    EngineSection,
+    EvaluateSection,
+    ExportSection,
+    LoraSection,
+    MeshSection,
+    ModelSection,
+    ReportSection,
+    RunConfig,
+    SampleSection,
+    Section,
+    TrainSection,
+)
+
+__all__ = [
+    "BASE",
+    "ChatSection",
+    "CurateSection",
+    "EngineSection",
+    "EvaluateSection",
+    "ExportSection",
+    "LoraSection",
+    "MeshSection",
+    "ModelSection",
+    "ReportSection",
+    "RunConfig",
+    "SampleSection",
+    "Section",
+    "TrainSection",
+    "bundled_configs",
+    "load_config",
+    "to_yaml",
+]

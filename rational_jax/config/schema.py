@@ -1,0 +1,217 @@
+"""The schema of a run. Every field carries its meaning and unit as a description, and its range as a constraint."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Natural = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+MeshSize = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+Text = Annotated[str, Field(min_length=1)]
+Layout = Literal["rational", "refusal", "answer-first", "shuffled"]
+Names = Annotated[tuple[Text, ...], Field(min_length=1)]
+Layouts = Annotated[tuple[Layout, ...], Field(min_length=1)]
+
+BASE = "base"
+"""What the untrained model is called among `sample.models`."""
+
+
+def _unique(key: str, values: tuple[str, ...]) -> None:
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{key} names {twice[0]!r} twice")
+
+
+def _subset(key: str, values: tuple[str, ...], among: str, allowed: tuple[str, ...]) -> None:
+    others = [value for value in values if value not in allowed]
+    if others:
+        raise ValueError(f"{key} names {others[0]!r}, which is not in {among} ({', '.join(allowed)})")
+
+
+class Section(BaseModel):
+    """What all parts have in common: frozen, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSection(Section):
+    """The model that everything starts from."""
+
+    name: Text = Field("micro", description="`micro` (in the package), a local folder, or a Hugging Face name")
+    revision: Text | None = Field(None, description="branch, tag or commit on Hugging Face; null is the newest")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the model computes in")
+    attention: Text = Field("auto", description="attention kernel; auto takes the best for the platform")
+
+
+class MeshSection(Section):
+    """How the devices are arranged. One size may be -1 and takes what the others leave."""
+
+    replica: MeshSize = Field(1, description="copies of the model, each with its part of the batch")
+    fsdp: MeshSize = Field(-1, description="devices that parameters and batch are spread over")
+    tensor: MeshSize = Field(1, description="devices that each layer's heads and hidden units are spread over")
+
+    @model_validator(mode="after")
+    def _check(self):
+        sizes = self.model_dump()
+        if 0 in sizes.values():
+            raise ValueError("a size must be at least 1, or -1 for what the others leave; got 0")
+        if list(sizes.values()).count(-1) > 1:
+            raise ValueError("only one of replica, fsdp and tensor may be -1")
+        return self
+
+
+class ChatSection(Section):
+    """How a conversation becomes text."""
+
+    reasoning: Literal["think", "plain"] = Field(
+        "think", description="<think> tags, or plain paragraphs as in the paper"
+    )
+
+
+class EngineSection(Section):
+    """The generation engine."""
+
+    slots: Count = Field(64, description="sequences generated at the same time")
+    max_length: Count = Field(256, description="longest sequence, prompt included (tokens)")
+    steps_per_dispatch: Count = Field(8, description="tokens a sequence between two looks by the host")
+
+
+class CurateSection(Section):
+    """The model writes rationales; filters decide which are kept."""
+
+    prompts: Text = Field("micro/sft", description="a bundled set, or a .jsonl, .csv, .parquet or .txt file")
+    limit: Count | None = Field(None, description="use only the first so many prompts; null is all")
+    recipe: Text = Field("rational-plus", description="how the model is asked to reason")
+    datasets: Layouts = Field(("rational", "refusal"), description="layouts written from the same kept samples")
+    samples: Count = Field(4, description="samples drawn for each prompt")
+    keep: Count = Field(1, description="samples kept of each prompt, at most")
+    temperature: NotNegative = Field(0.8, description="sampling temperature; 0 is greedy")
+    top_p: Probability = Field(1.0, description="nucleus: probability mass that is sampled from")
+    max_new_tokens: Count = Field(160, description="longest sample (tokens)")
+
+
+class LoraSection(Section):
+    """The low-rank adapter, where `train.method` is lora."""
+
+    rank: Count = Field(16, description="rank of the update")
+    alpha: Positive = Field(32.0, description="the update is weighted by alpha / rank")
+    targets: Names = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="matrices of each layer that get one",
+    )
+
+
+class TrainSection(Section):
+    """Supervised fine-tuning, once for each arm."""
+
+    arms: Layouts = Field(("rational", "refusal"), description="curated datasets; one model is trained on each")
+    format: Literal["tfds", "datasets"] = Field("tfds", description="which of the two written forms is read")
+    method: Literal["lora", "full"] = Field("lora", description="what is trained: an adapter, or all parameters")
+    lora: LoraSection = LoraSection()
+    steps: Count = Field(120, description="optimizer steps")
+    batch_size: Count = Field(16, description="packed rows a step, over all devices")
+    sequence_length: Annotated[int, Field(ge=8, le=2**20)] = Field(256, description="length of a packed row (tokens)")
+    optimizer: Text = Field("adamw", description="any optimizer of optax, by name")
+    learning_rate: Positive = Field(1e-3, description="at its peak")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="from the peak to the last step")
+    warmup_steps: Natural = Field(10, description="steps of linear rise to the peak")
+    weight_decay: NotNegative = Field(0.0, description="on matrices, not on norms")
+    clip_norm: Positive = Field(1.0, description="longest global gradient norm")
+    beta1: Momentum = Field(0.9, description="decay of the first moment")
+    beta2: Momentum = Field(0.99, description="decay of the second moment")
+    reasoning_weight: NotNegative = Field(1.0, description="loss weight of a reasoning token; an answer token has 1")
+    save_every: Count = Field(40, description="steps between two checkpoints")
+    keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
+    log_every: Count = Field(1, description="steps between two rows of metrics")
+
+    @model_validator(mode="after")
+    def _check(self):
+        _unique("arms", self.arms)
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must not be more than steps ({self.steps})")
+        return self
+
+
+class ExportSection(Section):
+    """What is written for others to load."""
+
+    merged: bool = Field(True, description="a whole Hugging Face model with the update merged in")
+    adapter: bool = Field(True, description="a PEFT adapter, where the method is lora")
+    dtype: Literal["base", "bfloat16", "float32"] = Field("base", description="of the merged model; base is as it came")
+    verify: Literal["auto", "transformers", "self", "off"] = Field(
+        "auto", description="who reloads and compares it; auto is transformers where torch is installed, else self"
+    )
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not (self.merged or self.adapter):
+            raise ValueError("one of merged and adapter must be true")
+        return self
+
+
+class SampleSection(Section):
+    """The models answer the prompts of the suites."""
+
+    suites: Names = Field(("micro",), description="sets of test prompts")
+    models: Names = Field((BASE, "rational", "refusal"), description="`base` and arms of train.arms")
+    limit: Count | None = Field(None, description="only the first so many prompts of each suite; null is all")
+    samples: Count = Field(1, description="answers drawn for each prompt")
+    temperature: NotNegative = Field(0.0, description="sampling temperature; 0 is greedy")
+    top_p: Probability = Field(1.0, description="nucleus: probability mass that is sampled from")
+    max_new_tokens: Count = Field(160, description="longest answer, reasoning included (tokens)")
+
+    @model_validator(mode="after")
+    def _check(self):
+        _unique("suites", self.suites)
+        _unique("models", self.models)
+        return self
+
+
+class EvaluateSection(Section):
+    """Judging the answers, and the statistics."""
+
+    judge: Text = Field("refusal", description="who decides what an answer is")
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = Field(2000, description="resamples for the intervals")
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(0.95, description="coverage of the intervals")
+
+
+class ReportSection(Section):
+    """The page at the end."""
+
+    title: Text = Field("Does reasoning about safety help?", description="heading of the report")
+
+
+class RunConfig(Section):
+    """All of a run. Frozen and checked as a whole; see each section for its keys."""
+
+    run: Text = Field("runs/demo", description="folder that everything is written to")
+    seed: Natural = Field(0, description="all randomness follows from it")
+    model: ModelSection = ModelSection()
+    mesh: MeshSection = MeshSection()
+    chat: ChatSection = ChatSection()
+    engine: EngineSection = EngineSection()
+    curate: CurateSection = CurateSection()
+    train: TrainSection = TrainSection()
+    export: ExportSection = ExportSection()
+    sample: SampleSection = SampleSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    report: ReportSection = ReportSection()
+
+    @model_validator(mode="after")
+    def _check(self):
+        _unique("curate.datasets", self.curate.datasets)
+        _subset("train.arms", self.train.arms, "curate.datasets", self.curate.datasets)
+        _subset("sample.models", self.sample.models, "base and train.arms", (BASE, *self.train.arms))
+        if self.curate.keep > self.curate.samples:
+            raise ValueError(f"curate.keep ({self.curate.keep}) is more than curate.samples ({self.curate.samples})")
+        for key, tokens in (
+            ("curate.max_new_tokens", self.curate.max_new_tokens),
+            ("sample.max_new_tokens", self.sample.max_new_tokens),
+        ):
+            if tokens > self.engine.max_length:
+                raise ValueError(f"{key} ({tokens}) does not fit in engine.max_length ({self.engine.max_length})")
+        return self

@@ -1,0 +1,217 @@
+"""Files that are whole or absent: atomic writes, logs that survive a kill, and digests of what was written.
+
+All of it is plain local files with one writer a file. Temporary files have fixed names beside their target
+(`.<name>.tmp`, `<name>.partial`), so that what a killed process left is replaced by the next, and never piles up.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rational_jax.errors import UserError
+
+_SYNC_SECONDS = 1.0
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a whole file or nothing; a reader never sees half of it. Missing parent folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """`atomic_write_bytes` of the text in UTF-8; line ends stay as they are."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: str | Path, obj: Any) -> None:
+    """`atomic_write_bytes` of indented JSON. Raises ValueError for NaN and infinities, which JSON has no word for."""
+    atomic_write_bytes(path, _json_bytes(obj, indent=2) + b"\n")
+
+
+def sha256_file(path: str | Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(obj: Any) -> str:
+    """The SHA-256 of an object's canonical JSON: keys sorted, no spaces, UTF-8; tuples count as lists."""
+    return hashlib.sha256(_json_bytes(obj, sort_keys=True, separators=(",", ":"))).hexdigest()
+
+
+def sha256_tree(directory: str | Path, ignore: Iterable[str] = ()) -> dict[str, str]:
+    """Every file under `directory`, as relative path with `/` -> SHA-256, in sorted order.
+
+    `ignore` holds shell patterns (`*.tmp`, `tensorboard`): a file is left out where one matches its relative path or
+    the name of any part of it.
+    """
+    directory, patterns = Path(directory), tuple(ignore)
+    found = {}
+    for file in sorted(f for f in directory.rglob("*") if f.is_file()):
+        relative = file.relative_to(directory)
+        names = (relative.as_posix(), *relative.parts)
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names):
+            found[relative.as_posix()] = sha256_file(file)
+    return found
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict]:
+    """The objects of a JSON-lines file, one at a time; empty lines are skipped, a byte-order mark is allowed.
+
+    Raises UserError "file:line: ..." at the first line that is not one JSON object, and where there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is not a file")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if not line.isspace():
+                yield _parse_row(line, path, number)
+
+
+class JsonlLog:
+    """A JSON-lines file that one process appends to and that survives being killed at any moment.
+
+    Opening makes the file where there is none, and repairs the end that a kill or a power cut left: a last line
+    without its newline, or which is no JSON, is cut off. A malformed line before the last is damage that nobody can
+    repair: UserError "file:line: ...". A context manager; closing flushes.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        try:
+            self._records = self._read_and_repair()
+        except UserError:
+            self._file.close()
+            raise
+        self._synced = time.monotonic()
+
+    def records(self) -> list[dict]:
+        """Everything in the log, in the order of its lines, also what was appended since opening."""
+        return list(self._records)
+
+    def append(self, record: dict) -> None:
+        """Adds one line. It survives a kill of this process at once; a power cut, from the next `flush` on.
+
+        `flush` is called by itself about once a second. Raises ValueError for NaN, infinities and what is not JSON.
+        """
+        line = _json_bytes(record)
+        self._file.write(line + b"\n")
+        self._file.flush()
+        self._records.append(json.loads(line))
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns when all that was appended is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes; a second call does nothing."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _read_and_repair(self) -> list[dict]:
+        self._file.seek(0)
+        records, end, torn = [], 0, None
+        for number, line in enumerate(self._file, start=1):
+            if torn:
+                raise torn
+            if not line.endswith(b"\n"):
+                break
+            try:
+                records.append(_parse_row(line, self.path, number))
+            except UserError as error:
+                torn = error  # cut off if it is the last line, raised if one more follows
+                continue
+            end += len(line)
+        self._file.truncate(end)
+        return records
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yields an empty folder `<name>.partial` beside `path`, and puts it in place of `path` when the block succeeds.
+
+    On any exception the partial folder is removed and `path` stays what it was. What a killed process left behind is
+    removed first. Between the removal of an old `path` and the renaming a kill can leave no `path`, never half of one.
+    """
+    path = Path(path)
+    partial, old = (path.with_name(f"{path.name}.{suffix}") for suffix in ("partial", "old"))
+    for leftover in (partial, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    done = False
+    try:
+        yield partial
+        for item in partial.rglob("*"):
+            _sync(item)
+        done = True
+    finally:
+        if not done:
+            shutil.rmtree(partial)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    _sync(path.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _json_bytes(obj: Any, **options: Any) -> bytes:
+    text = json.dumps(obj, ensure_ascii=False, allow_nan=False, **options)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair; only JSON's escapes can carry it
+        return json.dumps(obj, ensure_ascii=True, allow_nan=False, **options).encode("ascii")
+
+
+def _parse_row(line: bytes, path: Path, number: int) -> dict:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}:{number}: is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{number}: is not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets thousands deep
+        raise UserError(f"{path}:{number}: is JSON that cannot be read ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:{number}: expected a JSON object in braces, got {type(row).__name__}")
+    return row
+
+
+def _sync(path: Path) -> None:
+    """Asks the disk to keep a file, or a folder's entries, through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
