@@ -70,30 +70,11 @@ class Stage:
         """
         directory = Path(directory)
         settings, inputs = (json.loads(json.dumps(part)) for part in (settings, inputs))
-        if directory.exists() and not directory.is_dir():
-            raise UserError(f"{directory} is a file where a folder is needed; choose another run=...")
+        for folder in (directory, *directory.parents):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{folder} is a file where a folder is needed; choose another run=...")
         if not (directory / FILE).exists():
-            strangers = sorted(p.name for p in directory.glob("*") if not p.name.startswith("."))
-            if strangers:
-                raise UserError(
-                    f"{directory} holds {strangers[0]!r} but no {FILE}, so nobody knows what made it; "
-                    "choose another run=..., or delete that folder"
-                )
-            directory.mkdir(parents=True, exist_ok=True)
-            _lock(directory)
-            stage = cls(
-                directory,
-                {
-                    "verb": verb,
-                    "status": RUNNING,
-                    "settings": settings,
-                    "inputs": inputs,
-                    "versions": versions(),
-                    "created": _now(),
-                },
-            )
-            stage._write()
-            return stage
+            return cls._begin(directory, verb, settings, inputs)
         manifest = _read(directory, verb)
         differing = _differences(manifest["settings"], settings)
         what = "with other settings" if differing else "from other inputs"
@@ -109,6 +90,24 @@ class Stage:
             _check_outputs(directory, manifest)
         else:
             _lock(directory)
+        return stage
+
+    @classmethod
+    def _begin(cls, directory: Path, verb: str, settings: dict, inputs: dict) -> "Stage":
+        strangers = sorted(p.name for p in directory.glob("*") if not p.name.startswith("."))
+        if strangers:
+            raise UserError(
+                f"{directory} holds {strangers[0]!r} but no {FILE}, so nobody knows what made it; "
+                "choose another run=..., or delete that folder"
+            )
+        manifest = {"verb": verb, "status": RUNNING, "settings": settings, "inputs": inputs}
+        stage = cls(directory, manifest | {"versions": versions(), "created": _now()})
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _lock(directory)
+            stage._write()
+        except OSError as error:
+            raise UserError(f"{directory} cannot be written: {error.strerror}; choose another run=...") from None
         return stage
 
     @property
