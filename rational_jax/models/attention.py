@@ -11,13 +11,15 @@ MASKED = -1e30
 
 
 def attention_bias(segments_BxS: jax.Array) -> jax.Array:
-    """Float32 `[B, S, S]`: 0 where a token may look (same segment, not ahead), `MASKED` elsewhere. One for all layers."""
+    """Float32 `[B, S, S]`: 0 where a token may look (same segment, not ahead), `MASKED` elsewhere."""
     place = jnp.arange(segments_BxS.shape[1])
     same = segments_BxS[:, :, None] == segments_BxS[:, None, :]
     return jnp.where(same & (place[:, None] >= place[None, :]), 0.0, MASKED)
 
 
-def reference_attention(q_BxSxNxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, bias_BxSxS: jax.Array) -> jax.Array:
+def reference_attention(
+    q_BxSxNxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, bias_BxSxS: jax.Array
+) -> jax.Array:
     """The definition, written for reading: what every other implementation is tested against. `[B, S, N, H]`."""
     groups = q_BxSxNxH.shape[2] // k_BxSxKxH.shape[2]
     k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BxSxKxH, v_BxSxKxH))
@@ -26,7 +28,9 @@ def reference_attention(q_BxSxNxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: j
     return jnp.einsum("bnqs,bsnh->bqnh", weights.astype(v.dtype), v)
 
 
-def xla_attention(q_BxSxNxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, bias_BxSxS: jax.Array) -> jax.Array:
+def xla_attention(
+    q_BxSxNxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, bias_BxSxS: jax.Array
+) -> jax.Array:
     """The same in plain XLA with a backward pass of our own; the path that CPUs take. `[B, S, N, H]`.
 
     On a CPU XLA's derivative of the einsums transposes the `[S, S]` weights in memory, which costs more than the matrix
@@ -71,8 +75,10 @@ def _grouped_attention_backward(residuals, d_out):
 _grouped_attention.defvjp(_grouped_attention_forward, _grouped_attention_backward)
 
 
-def cached_attention(q_BxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, positions_B: jax.Array) -> jax.Array:
-    """One new token a row over the cache, which already holds that token's key and value at `positions_B`. `[B, N, H]`."""
+def cached_attention(
+    q_BxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, positions_B: jax.Array
+) -> jax.Array:
+    """One new token a row over the cache, which holds that token's key and value at `positions_B`. `[B, N, H]`."""
     B, N, H = q_BxNxH.shape
     _, K, T, _ = k_BxKxTxH.shape
     q = (q_BxNxH * H**-0.5).reshape(B, K, N // K, H)

@@ -1,7 +1,8 @@
 """The decoder: one Flax module for every family, its layers stacked on a leading axis and scanned.
 
 Parameters keep Hugging Face's layout (`[out, in]`, rotary halves), so that weights and adapters need no transformation
-on the way in or out. Shapes: B batch, S sequence, D embed, L layers, V vocabulary, K key-value heads, T cache, H head size.
+on the way in or out. Shapes: B batch, S sequence, D embed, L layers, V vocabulary, K key-value heads, H head size,
+T extent of the cache.
 """
 
 import dataclasses
@@ -43,12 +44,23 @@ class Execution:
 
 
 class Linear(nnx.Module):
-    """`x W^T` for L stacked matrices, with an optional low-rank term."""
+    """`x W^T + b` for L stacked matrices, with an optional low-rank term. `shape` and `axes` are of `[out, in]`."""
 
-    def __init__(self, name: str, shape: tuple[int, int], axes: tuple[str, str], layers: int, lora: LoraConfig | None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        *,
+        layers: int,
+        lora: LoraConfig | None,
+        rngs: nnx.Rngs,
+        bias: bool = False,
+    ):
         out_size, in_size = shape
         out_axis, in_axis = axes
         self.weight = nnx.Param(_normal(rngs, (layers, out_size, in_size)), axes=("layers", out_axis, in_axis))
+        self.bias = nnx.Param(jnp.zeros((layers, out_size)), axes=("layers", out_axis)) if bias else None
         if lora is not None and name in lora.targets:
             # PEFT's initialisation: A Kaiming-uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in)); B zero.
             bound = in_size**-0.5
@@ -65,6 +77,8 @@ class Linear(nnx.Module):
         if self.scale is not None:
             h = (rows @ self.lora_a[...].astype(x.dtype).T) * self.scale
             y = y + up_project(h, self.lora_b[...].astype(x.dtype))
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
         return y.reshape(*x.shape[:-1], -1)
 
 
@@ -82,12 +96,13 @@ class RMSNorm(nnx.Module):
 
 class Attention(nnx.Module):
     def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
-        D, N, K, H, L = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim, config.num_layers
+        D, N, K, H = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
+        stack = dict(layers=config.num_layers, lora=lora, rngs=rngs, bias=config.attention_bias)
         self.head_dim = H
-        self.q_proj = Linear("q_proj", (N * H, D), ("heads", "embed"), L, lora, rngs)
-        self.k_proj = Linear("k_proj", (K * H, D), ("kv_heads", "embed"), L, lora, rngs)
-        self.v_proj = Linear("v_proj", (K * H, D), ("kv_heads", "embed"), L, lora, rngs)
-        self.o_proj = Linear("o_proj", (D, N * H), ("embed", "heads"), L, lora, rngs)
+        self.q_proj = Linear("q_proj", (N * H, D), ("heads", "embed"), **stack)
+        self.k_proj = Linear("k_proj", (K * H, D), ("kv_heads", "embed"), **stack)
+        self.v_proj = Linear("v_proj", (K * H, D), ("kv_heads", "embed"), **stack)
+        self.o_proj = Linear("o_proj", (D, N * H), ("embed", "heads"), **stack)
 
     def project(self, x: jax.Array, tables) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries and keys, and values: `[B, S, heads, H]` each."""
@@ -97,10 +112,11 @@ class Attention(nnx.Module):
 
 class Mlp(nnx.Module):
     def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
-        D, F, L = config.embed_dim, config.mlp_dim, config.num_layers
-        self.gate_proj = Linear("gate_proj", (F, D), ("mlp", "embed"), L, lora, rngs)
-        self.up_proj = Linear("up_proj", (F, D), ("mlp", "embed"), L, lora, rngs)
-        self.down_proj = Linear("down_proj", (D, F), ("embed", "mlp"), L, lora, rngs)
+        D, F = config.embed_dim, config.mlp_dim
+        stack = dict(layers=config.num_layers, lora=lora, rngs=rngs)
+        self.gate_proj = Linear("gate_proj", (F, D), ("mlp", "embed"), **stack)
+        self.up_proj = Linear("up_proj", (F, D), ("mlp", "embed"), **stack)
+        self.down_proj = Linear("down_proj", (D, F), ("embed", "mlp"), **stack)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -114,7 +130,7 @@ class Layer(nnx.Module):
         self.mlp = Mlp(config, lora, rngs)
 
     def __call__(self, x_BxSxD: jax.Array, attend, tables) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """`attend(q, k, v) -> [B, S, N, H]` is attention over this sequence, or over a cache. Returns the keys and values too."""
+        """`attend(q, k, v) -> [B, S, N, H]` looks at this sequence, or at a cache. Returns keys and values too."""
         q, k, v = self.attention.project(self.input_norm(x_BxSxD), tables)
         mixed = attend(q, k, v)
         x = x_BxSxD + self.attention.o_proj(mixed.reshape(*x_BxSxD.shape[:2], -1))
@@ -130,7 +146,7 @@ class Table(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A causal language model. `Decoder(config, rngs=nnx.Rngs(0))` initialises at random; `hub.load_params` fills one."""
+    """A causal language model, random from `Decoder(config, rngs=nnx.Rngs(0))`; `bind` makes one over loaded arrays."""
 
     def __init__(self, config: DecoderConfig, *, lora: LoraConfig | None = None, rngs: nnx.Rngs):
         self.config = config
@@ -171,20 +187,23 @@ class Decoder(nnx.Module):
         x, cache = jax.lax.scan(body, x, stacked, unroll=1 if execution.scan else self.config.num_layers)
         return self.norm(x), cache
 
-    def decode(self, tokens_B: jax.Array, positions_B: jax.Array, cache: KVCache, *, execution: Execution = Execution()) -> tuple[jax.Array, KVCache]:
-        """One step for every row: hidden states `[B, D]`, and the cache with this token's keys and values at `positions_B`."""
+    def decode(
+        self, tokens_B: jax.Array, positions_B: jax.Array, cache: KVCache, *, execution: Execution = Execution()
+    ) -> tuple[jax.Array, KVCache]:
+        """One step for every row: hidden states `[B, D]`, and the cache with this token added at `positions_B`."""
         tables = rotary_tables(self.config, positions_B[:, None])
         graphdef, stacked = nnx.split(self.layers)
         rows = jnp.arange(tokens_B.shape[0])
 
         def body(carry, inputs):
-            # The whole cache is carried and updated in place: as a scanned input and output it would be copied every step.
+            # The whole cache is carried and updated in place: as a scanned input and output it would be copied.
             x, cache = carry
             index, layer_state = inputs
 
             def attend(q, k, v):
                 nonlocal cache
-                cache = KVCache(*(old.at[index, rows, :, positions_B].set(new[:, 0]) for old, new in zip(cache, (k, v), strict=True)))
+                new = KVCache(k[:, 0], v[:, 0])
+                cache = jax.tree.map(lambda old, x: old.at[index, rows, :, positions_B].set(x), cache, new)
                 return attention.cached_attention(q[:, 0], cache.k[index], cache.v[index], positions_B)[:, None]
 
             x, _ = nnx.merge(graphdef, layer_state)(x, attend, tables)
@@ -200,9 +219,10 @@ class Decoder(nnx.Module):
         return self.norm(x)[:, 0], cache
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
-        """Logits in float32, `[..., V]`. Ask for as few positions as are needed: the vocabulary is the widest axis there is."""
+        """Logits in float32, `[..., V]`. Ask for few positions at a time: the vocabulary is the widest axis."""
         table = self.embed if self.config.tie_embeddings else self.lm_head
-        return jnp.einsum("...d,vd->...v", hidden, table.weight[...].astype(hidden.dtype), preferred_element_type=jnp.float32)
+        weight = table.weight[...].astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
 
     def _embed(self, tokens: jax.Array, execution: Execution) -> jax.Array:
         x = self.embed.weight[...].astype(execution.dtype)[tokens]

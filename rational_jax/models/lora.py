@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., arXiv 2106.09685): a trainable low-rank term beside a frozen matrix, in PEFT's shapes and scaling."""
+"""LoRA (Hu et al., arXiv 2106.09685): a trained low-rank term beside a frozen matrix, in PEFT's shapes and scaling."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ class LoraConfig:
     def __post_init__(self):
         unknown = [name for name in self.targets if name not in TARGETS]
         if unknown or not self.targets:
-            raise UserError(f"no layer named {', '.join(unknown) or '(none given)'} for LoRA; there are {', '.join(TARGETS)}")
+            named = ", ".join(unknown) or "(none given)"
+            raise UserError(f"no layer named {named} for LoRA; there are {', '.join(TARGETS)}")
 
     @property
     def scale(self) -> float:
@@ -31,7 +32,7 @@ class LoraConfig:
 
 @jax.custom_vjp
 def up_project(h_TxR: jax.Array, b_OxR: jax.Array) -> jax.Array:
-    """`h B^T`, `[T, out]`. Its own derivative only because XLA's would transpose `[T, out]` in memory for B's gradient."""
+    """`h B^T`, `[T, out]`. Its own derivative, since XLA's transposes `[T, out]` in memory for B's gradient."""
     return h_TxR @ b_OxR.T
 
 
@@ -48,7 +49,7 @@ up_project.defvjp(_up_project_forward, _up_project_backward)
 
 
 def merge(params: Mapping, lora: Mapping, scale: float) -> dict:
-    """The base with `scale * B A` added, in float32, then cast back to each matrix's dtype. Both trees are nested dicts."""
+    """The base with `scale * B A` added in float32, then cast back to each matrix's dtype. Both are nested dicts."""
     merged = {}
     for name, value in params.items():
         update = lora.get(name, {})

@@ -1,7 +1,7 @@
 """Parameters as nested dicts: made, described, split by what is trained, put together again.
 
-A base is `{"embed": {"weight": ...}, "layers": {"attention": {"q_proj": {"weight": ...}}}}`; a LoRA tree has the same nesting with
-`lora_a` and `lora_b` as its only leaves. NNX modules are bound over the union of both (`decoder.bind`).
+A base is `{"embed": {"weight": ...}, "layers": {"attention": {"q_proj": {"weight": ...}}}}`; a LoRA tree has the same
+nesting with `lora_a` and `lora_b` as its only leaves. NNX modules are bound over the union of both (`decoder.bind`).
 """
 
 from collections.abc import Mapping
@@ -50,5 +50,5 @@ def combine(frozen: Mapping, trainable: Mapping) -> dict:
 
 
 def execution_for(platform: str, *, dtype=jnp.float32, attention: str = "auto") -> Execution:
-    """The fastest way to run on a platform (`cpu`, `gpu`, `tpu`). Loops are unrolled on CPU: a scanned layer costs it a tenth."""
+    """The fastest way to run on a platform (`cpu`, `gpu`, `tpu`)."""
     return Execution(dtype=dtype, attention="xla" if attention == "auto" else attention, scan=platform != "cpu")

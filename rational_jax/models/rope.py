@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al., arXiv 2104.09864) in Hugging Face's layout: the two halves of a head, not pairs."""
+"""Rotary position embedding (Su et al., arXiv 2104.09864) in Hugging Face's layout: halves of a head, not pairs."""
 
 import math
 

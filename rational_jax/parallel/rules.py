@@ -51,8 +51,8 @@ def shardings(mesh: Mesh, rules: AxisRules, shapes: dict, axes: dict, path: str 
             parts = math.prod(mesh.shape[a] for a in ((placed,) if isinstance(placed, str) else placed or ()))
             if size % parts:
                 raise UserError(
-                    f"{where}: axis {logical!r} of size {size} does not divide over {parts} devices of mesh axis {placed!r}; "
-                    "choose another mesh"
+                    f"{where}: axis {logical!r} of size {size} does not divide over {parts} devices of mesh axis "
+                    f"{placed!r}; choose another mesh"
                 )
         result[name] = NamedSharding(mesh, spec)
     return result

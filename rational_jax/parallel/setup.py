@@ -7,8 +7,8 @@ from pathlib import Path
 def configure_runtime() -> None:
     """Prepares this process for JAX. Call it before the first computation; later calls change nothing.
 
-    Compiled programs are kept under `$RATIONAL_CACHE` (default `~/.cache/rational_jax`), so that a second run, or the resumed
-    one, does not compile again. `$JAX_COMPILATION_CACHE_DIR` takes precedence, as everywhere in JAX.
+    Compiled programs are kept under `$RATIONAL_CACHE` (default `~/.cache/rational_jax`), so that a second run, or the
+    resumed one, does not compile again. `$JAX_COMPILATION_CACHE_DIR` takes precedence, as everywhere in JAX.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its worker threads and JAX's compete for the same cores
     import jax

@@ -25,7 +25,7 @@ class Compiled(NamedTuple):
 
 
 def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = AxisRules()) -> Compiled:
-    """Jits a step whose state keeps the shardings it came with, so that the second call finds the first one's program."""
+    """Jits a step whose state keeps its shardings, so that the second call finds the first one's program."""
     replicated = NamedSharding(mesh, jax.sharding.PartitionSpec())
     kept = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(train_step, donate_argnums=0, out_shardings=(kept, replicated))
@@ -59,7 +59,8 @@ def fit(
             step, values, tokens, began = pending
             values = {name: float(value) for name, value in values.items()}
             if not math.isfinite(values["loss"]):
-                raise UserError(f"{description}: the loss is {values['loss']} at step {step}; lower train.learning_rate")
+                loss = values["loss"]
+                raise UserError(f"{description}: the loss is {loss} at step {step}; lower train.learning_rate")
             values["tokens_per_second"] = tokens / (time.perf_counter() - began)
             if metrics:
                 metrics.write(step, values)
@@ -73,7 +74,7 @@ def fit(
             placed = jax.device_put(batch, compiled.batch_sharding)
             state, values = compiled.step(state, frozen, placed)
             if compiled.step._cache_size() > 1:
-                raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed between steps")
+                raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed")
             if pending:
                 settle(pending)
             pending = (index + 1, values, tokens, began)

@@ -12,7 +12,7 @@ CHUNK_TOKENS = 4096
 
 
 class LossSums(NamedTuple):
-    """Float32 scalars, sums over tokens: what is minimised is `weighted / weight`. Reasoning and answer are in nats, unweighted."""
+    """Float32 sums over tokens. `weighted / weight` is minimised; reasoning and answer are unweighted, in nats."""
 
     weighted: jax.Array
     weight: jax.Array

@@ -1,4 +1,4 @@
-"""What a training run writes down as it goes: `metrics.jsonl` and TensorBoard events, cut back to the step it resumes from."""
+"""What a run writes down as it goes: `metrics.jsonl` and TensorBoard events, cut back to the step it resumes from."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from rational_jax.storage import JsonlLog, atomic_write_text
 
 
 class MetricsLog:
-    """One row a step in `metrics.jsonl`, the same as TensorBoard scalars. A value that is not finite is null in JSON."""
+    """One row a step in `metrics.jsonl`, and as TensorBoard scalars. A value that is not finite is null in JSON."""
 
     def __init__(self, directory: Path, *, resumed_step: int):
         from tensorboardX import SummaryWriter

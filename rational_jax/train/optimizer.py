@@ -29,7 +29,7 @@ def make_optimizer(section: TrainSection) -> optax.GradientTransformation:
     """Global-norm clipping, then any optimizer of optax by name, with decay on matrices only."""
     factory = getattr(optax, section.optimizer, None)
     if not callable(factory) or "learning_rate" not in inspect.signature(factory).parameters:
-        raise UserError(f"train.optimizer={section.optimizer!r} is no optimizer of optax; adamw, lion, adafactor and sgd are")
+        raise UserError(f"train.optimizer={section.optimizer!r} is no optimizer of optax; adamw, lion and sgd are")
     accepted = inspect.signature(factory).parameters
     offered = {
         "b1": section.beta1,

@@ -27,7 +27,7 @@ from rational_jax.train.step import init_state, make_train_step
 def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     """Trains `arm` in `<run>/train/<arm>` from the base, or continues it from its newest checkpoint.
 
-    Raises UserError where the data is missing or was made with other settings, a checkpoint is damaged, or the mesh does not fit.
+    Raises UserError where the data is missing or of other settings, a checkpoint is damaged, or the mesh does not fit.
     """
     section = config.train
     run_dir = Path(config.run)
@@ -50,7 +50,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
 
     packed = load_packed(config, arm, base)
     report = packed.report
-    progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} of them full")
+    progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full")
     mesh = make_mesh(**config.mesh.model_dump())
     lora = models.LoraConfig(**section.lora.model_dump()) if section.method == "lora" else None
     decoder_config = hub.load_config(base)
@@ -96,7 +96,7 @@ def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:
     dataset = Path(config.run) / "curate" / arm
     rationales = read_tfds(dataset / "tfds") if section.format == "tfds" else read_hf(dataset / "dataset")
     if not rationales:
-        raise UserError(f"{dataset} holds no example: nothing to train on; see {dataset.parent / 'funnel.json'} for why")
+        raise UserError(f"{dataset} holds no example to train on; {dataset.parent / 'funnel.json'} says why")
     renderer = Renderer(hub.load_tokenizer(base), format_named(config.chat.reasoning))
     examples = [renderer.example(rationale.training_messages()) for rationale in rationales]
     return pack(examples, length=section.sequence_length, reasoning_weight=section.reasoning_weight)

@@ -12,7 +12,7 @@ from rational_jax.train.loss import loss_sums
 
 
 class TrainState(NamedTuple):
-    """What a checkpoint holds: the trained arrays as a nested dict, the optimizer's state, and the number of steps taken."""
+    """What a checkpoint holds: the trained arrays as a nested dict, the optimizer's state, the steps taken."""
 
     trainable: dict
     opt_state: Any
@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(trainable: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A state at step zero; the optimizer's moments lie where the parameters they belong to lie, the rest is replicated."""
+    """A state at step zero; the optimizer's moments lie where their parameters lie, the rest is replicated."""
     replicated = NamedSharding(mesh, PartitionSpec())
     placed = optax.tree.map_params(
         optimizer,
@@ -38,8 +38,9 @@ def make_train_step(
 ):
     """`(state, frozen, batch) -> (state, metrics)`, to be jitted with the state donated.
 
-    `frozen` is what is not trained: the base under LoRA, nothing for full SFT. Metrics are float32 scalars: the loss that is
-    minimised, its parts on reasoning and on answer tokens (nats a token; NaN where a batch has none), and the gradient's norm.
+    `frozen` is what is not trained: the base under LoRA, nothing for full SFT. Metrics are float32 scalars: the loss
+    that is minimised, its parts on reasoning and on answer tokens (nats a token; NaN where a batch has none), and the
+    gradient's norm before clipping.
     """
 
     def objective(trainable, frozen, batch):

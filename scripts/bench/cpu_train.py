@@ -1,0 +1,164 @@
+"""A LoRA training step on CPU against the same step in torch (transformers + peft), turn by turn in one process.
+
+Both take the same packed batch: shapes, segment mask, positions, loss positions, AdamW, clipping; random weights.
+
+    python scripts/bench/cpu_train.py
+    python scripts/bench/cpu_train.py --rows 4 --length 512 --embed 256 --repeats 5
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=16, help="packed rows a step (default 16)")
+    parser.add_argument("--length", type=int, default=256, help="tokens a row (default 256)")
+    parser.add_argument("--example", type=int, default=85, help="tokens of each packed example (default 85)")
+    parser.add_argument("--embed", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--kv-heads", type=int, default=2)
+    parser.add_argument("--mlp", type=int, default=512)
+    parser.add_argument("--vocab", type=int, default=768)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=15, help="counted steps of each, after three that are not")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser.parse_args()
+
+
+def make_batch(args):
+    """Random tokens in examples of equal length; the loss counts on the last 60% of each example."""
+    import numpy as np
+
+    shape = (args.rows, args.length)
+    place = np.broadcast_to(np.arange(args.length, dtype=np.int32), shape)
+    positions = place % args.example
+    weights = (positions >= int(0.4 * args.example)).astype(np.float32)
+    return {
+        "tokens": np.random.default_rng(0).integers(0, args.vocab, shape, dtype=np.int32),
+        "segments": place // args.example + 1,
+        "positions": positions,
+        "weights": weights,
+        "kinds": (2 * weights).astype(np.uint8),
+    }
+
+
+def ours(args, batch):
+    """A function that takes one step and returns the loss."""
+    import jax
+
+    from rational_jax import models, parallel, train
+    from rational_jax.config import TrainSection
+
+    config = models.DecoderConfig(
+        family="llama",
+        vocab_size=args.vocab,
+        embed_dim=args.embed,
+        num_layers=args.layers,
+        num_heads=args.heads,
+        num_kv_heads=args.kv_heads,
+        head_dim=args.embed // args.heads,
+        mlp_dim=args.mlp,
+        norm_eps=1e-6,
+        rope_theta=10000.0,
+        max_positions=2048,
+        tie_embeddings=True,
+    )
+    lora = models.LoraConfig(rank=args.rank, alpha=2 * args.rank)
+    mesh = parallel.make_mesh()
+    axes, rules = models.logical_axes(config, lora), parallel.AxisRules()
+
+    def place(tree):
+        return jax.device_put(tree, parallel.shardings(mesh, rules, tree, axes))
+
+    frozen = place(models.init_params(config, jax.random.key(0)))
+    trainable = place(models.init_lora(config, lora, jax.random.key(1)))
+    section = TrainSection(learning_rate=1e-3, schedule="constant", warmup_steps=0)
+    optimizer = train.make_optimizer(section)
+    state = train.init_state(trainable, optimizer, mesh)
+    compiled = train.compile_step(
+        train.make_train_step(config, optimizer, models.execution_for("cpu"), lora), mesh, state
+    )
+    batch = jax.device_put(batch, compiled.batch_sharding)
+
+    def step() -> float:
+        nonlocal state
+        state, metrics = compiled.step(state, frozen, batch)
+        return float(metrics["loss"])
+
+    return step
+
+
+def theirs(args, batch):
+    """The same in torch: sdpa attention under the block-causal mask, the fastest that transformers has on CPU."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=args.vocab,
+            hidden_size=args.embed,
+            intermediate_size=args.mlp,
+            num_hidden_layers=args.layers,
+            num_attention_heads=args.heads,
+            num_key_value_heads=args.kv_heads,
+            tie_word_embeddings=True,
+            attn_implementation="sdpa",
+        )
+    )
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=targets))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    tokens, segments, positions = (torch.tensor(batch[name]).long() for name in ("tokens", "segments", "positions"))
+    same = segments[:, :, None] == segments[:, None, :]
+    mask = (same & torch.ones(args.length, args.length, dtype=torch.bool).tril())[:, None]
+    labels = torch.where(torch.tensor(batch["weights"]) > 0, tokens, -100)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = model(input_ids=tokens, attention_mask=mask, position_ids=positions, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+def main() -> None:
+    args = arguments()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    batch = make_batch(args)
+    steps = {"rational_jax": ours(args, batch), "torch": theirs(args, batch)}
+    times = {name: [] for name in steps}
+    for repeat in range(3 + args.repeats):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if repeat >= 3:
+                times[name].append(time.perf_counter() - began)
+    ratios = [torch_s / ours_s for ours_s, torch_s in zip(times["rational_jax"], times["torch"], strict=True)]
+    tokens = args.rows * args.length
+    figures = {
+        name: {"ms": 1000 * statistics.median(values), "tokens_per_second": tokens / statistics.median(values)}
+        for name, values in times.items()
+    } | {"torch / rational_jax": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}}
+    if args.json:
+        print(json.dumps(figures, indent=1))
+        return
+    for name in steps:
+        print(f"{name:14s} {figures[name]['ms']:8.1f} ms a step  {figures[name]['tokens_per_second']:10,.0f} tokens/s")
+    spread = f"from {min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"torch / rational_jax, step by step: {statistics.median(ratios):.2f} ({spread})")
+
+
+if __name__ == "__main__":
+    main()

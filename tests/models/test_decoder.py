@@ -1,0 +1,160 @@
+"""The decoder against transformers, and against itself by other roads (cache, unrolled, packed)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rational_jax import models
+from rational_jax.models import DecoderConfig, Execution, LoraConfig, bind
+from rational_jax.models.attention import IMPLEMENTATIONS, attention_bias
+
+CONFIG = DecoderConfig(
+    family="llama",
+    vocab_size=131,
+    embed_dim=48,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=12,
+    mlp_dim=80,
+    norm_eps=1e-6,
+    rope_theta=10000.0,
+    max_positions=256,
+    tie_embeddings=True,
+)
+
+
+def relative(a, b) -> float:
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
+
+
+@pytest.fixture(scope="module")
+def params():
+    # Ten times the usual deviation: at 0.02 the layers barely move the residual stream and a wrong one would pass.
+    return jax.tree.map(lambda x: x * (10 if x.ndim > 1 and x.std() > 0 else 1), models.init_params(CONFIG, jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jax.random.randint(jax.random.key(1), (2, 40), 0, CONFIG.vocab_size)
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [Execution(scan=False), Execution(attention="reference"), Execution(remat=True)],
+    ids=["unrolled", "reference attention", "remat"],
+)
+def test_execution_changes_neither_values_nor_gradients(params, tokens, execution):
+    def loss(params, execution):
+        decoder = bind(CONFIG, params)
+        hidden, _ = decoder(tokens, execution=execution)
+        return jnp.mean(jax.nn.logsumexp(decoder.unembed(hidden), axis=-1) ** 2)
+
+    expected = jax.value_and_grad(loss)(params, Execution())
+    got = jax.value_and_grad(loss)(params, execution)
+    assert jax.tree.reduce(max, jax.tree.map(relative, got, expected)) < 2e-5
+
+
+def test_a_packed_row_equals_its_examples_apart(params, tokens):
+    decoder = bind(CONFIG, params)
+    row = jnp.concatenate([tokens[0, :23], tokens[1, :17], jnp.zeros(8, jnp.int32)])[None]
+    segments = jnp.repeat(jnp.array([1, 2, 0]), jnp.array([23, 17, 8]))[None]
+    positions = jnp.concatenate([jnp.arange(n) for n in (23, 17, 8)])[None]
+    packed, _ = decoder(row, positions, segments)
+    assert relative(packed[0, :23], decoder(tokens[:1, :23])[0][0]) < 1e-5
+    assert relative(packed[0, 23:40], decoder(tokens[1:, :17])[0][0]) < 1e-5
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_prefill_and_decode_equal_the_full_pass(params, tokens, scan):
+    execution = Execution(scan=scan)
+    decoder = bind(CONFIG, params)
+    full, _ = decoder(tokens, execution=execution)
+    _, cache = decoder(tokens[:, :10], execution=execution)
+    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 54), (0, 0))), cache)
+    # The second row runs three tokens behind: every row has its own position.
+    for index in range(10, 30):
+        places = jnp.array([index, index - 3])
+        hidden, cache = decoder.decode(tokens[jnp.arange(2), places], places, cache, execution=execution)
+        if index > 13:
+            assert relative(hidden, full[jnp.arange(2), places]) < 1e-5
+
+
+def test_lora_starts_as_nothing_and_merges_to_the_same(params, tokens):
+    lora = LoraConfig(rank=4, alpha=6, targets=("q_proj", "o_proj", "down_proj"))
+    factors = models.init_lora(CONFIG, lora, jax.random.key(2))
+    base, _ = bind(CONFIG, params)(tokens)
+    at_init, _ = bind(CONFIG, models.combine(params, factors), lora)(tokens)
+    assert jnp.array_equal(base, at_init)
+    leaves, tree = jax.tree.flatten(factors)
+    leaves = [jax.random.normal(jax.random.key(i), leaf.shape) * 0.3 for i, leaf in enumerate(leaves)]
+    factors = jax.tree.unflatten(tree, leaves)
+    beside, _ = bind(CONFIG, models.combine(params, factors), lora)(tokens)
+    merged, _ = bind(CONFIG, models.merge_lora(params, factors, lora.scale))(tokens)
+    assert relative(beside, merged) < 1e-5
+    assert relative(beside, base) > 0.1
+
+
+def test_gradients_agree_with_finite_differences(tokens):
+    with jax.enable_x64(True):
+        q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, n, 4), jnp.float64) for i, n in enumerate((4, 2, 2)))
+        bias = attention_bias(jnp.array([[1] * 5 + [2] * 4, [1] * 9])).astype(jnp.float64)
+        weight = jax.random.normal(jax.random.key(9), (2, 9, 4, 4), jnp.float64)
+        jax.test_util.check_grads(
+            lambda *qkv: jnp.sum(IMPLEMENTATIONS["xla"](*qkv, bias) * weight), (q, k, v), order=1, modes=["rev"], rtol=1e-6
+        )
+
+
+def test_axes_follow_the_parameters():
+    lora = LoraConfig(rank=2, alpha=2)
+    axes = models.logical_axes(CONFIG, lora)
+    shapes = models.combine(models.init_params(CONFIG, jax.random.key(0)), models.init_lora(CONFIG, lora, jax.random.key(0)))
+    same = jax.tree.map(lambda leaf, names: leaf.ndim == len(names), shapes, axes)
+    assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 4}, {"num_kv_heads": 1}, {"tie_embeddings": False}], ids=str)
+def test_logits_equal_those_of_transformers(options):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = dataclasses.replace(CONFIG, **options)
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.embed_dim,
+            intermediate_size=config.mlp_dim,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            rms_norm_eps=config.norm_eps,
+            tie_word_embeddings=config.tie_embeddings,
+            initializer_range=0.2,
+        )
+    ).eval()
+    weights = {name: jnp.asarray(value.numpy()) for name, value in theirs.state_dict().items()}
+
+    def stacked(name):
+        return {"weight": jnp.stack([weights[f"model.layers.{i}.{name}.weight"] for i in range(config.num_layers)])}
+
+    params = {
+        "embed": {"weight": weights["model.embed_tokens.weight"]},
+        "norm": {"weight": weights["model.norm.weight"]},
+        "layers": {
+            "input_norm": stacked("input_layernorm"),
+            "post_attention_norm": stacked("post_attention_layernorm"),
+            "attention": {name: stacked(f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+            "mlp": {name: stacked(f"mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")},
+        },
+    }
+    if not config.tie_embeddings:
+        params["lm_head"] = {"weight": weights["lm_head.weight"]}
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 600))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    decoder = bind(config, params)
+    assert relative(decoder.unembed(decoder(jnp.asarray(tokens))[0]), expected) < 1e-4
