@@ -1,0 +1,107 @@
+"""Paired differences between models: the same prompts, the same resamples."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rational_jax.evaluate.metrics import COLUMN, COUNTS, SHARES, Settings, base_prompts, estimate, sums_by_base_prompt
+from rational_jax.evaluate.outcomes import Outcome
+from rational_jax.evaluate.results import Difference, Estimate
+from rational_jax.evaluate.statistics import Interval, bootstrap_p, combine, mcnemar, percentiles, ratio
+
+# Which prompts a metric counts errors on.
+_LABELS = {"asr": ("harmful",), "over_refusal": ("benign",), "mean_error": ("harmful", "benign")}
+
+
+# Who is compared with whom: each model with those that stand before it here, so that a difference reads "what the
+# later one adds". Names that are not here come between the first two and the last.
+_ORDER = {"base": 0, "refusal": 1, "rational": 3}
+
+
+def differences(by_model: dict[str, list[Outcome]], *, where: str, settings: Settings) -> list[Difference]:
+    """Paired differences of every two models on the slice called `where`: rational - refusal, rational - base, ..."""
+    models = sorted(by_model, key=lambda name: _ORDER.get(name, 2))
+    return [
+        difference
+        for place, first in enumerate(models)
+        for second in models[:place]
+        for difference in _pair(first, second, by_model, where=where, settings=settings)
+    ]
+
+
+def _pair(
+    first: str, second: str, by_model: dict[str, list[Outcome]], *, where: str, settings: Settings
+) -> list[Difference]:
+    scored = [
+        {(o.answer.prompt.id, o.answer.sample): o for o in by_model[name] if o.scored} for name in (first, second)
+    ]
+    shared = [key for key in scored[0] if key in scored[1]]
+    if not shared:
+        return []
+    ours, theirs = ([one[key] for key in shared] for one in scored)
+    clusters, strata = base_prompts(ours)
+    sums_CxMK = np.hstack([sums_by_base_prompt(ours, clusters), sums_by_base_prompt(theirs, clusters)])
+    draws_BxMK = settings.bootstrap(strata).sums(sums_CxMK)
+    totals_1xMK = sums_CxMK.sum(axis=0)[None, :]
+    found = []
+    for metric, labels in _LABELS.items():
+        value = float(_rates(totals_1xMK, metric, 0)[0] - _rates(totals_1xMK, metric, 1)[0])
+        if np.isnan(value):  # no harmful, or no benign, prompt that both have a score for
+            continue
+        draws_B = _rates(draws_BxMK, metric, 0) - _rates(draws_BxMK, metric, 1)
+        interval = percentiles(draws_B, settings.confidence)
+        if interval is None or interval.low == interval.high:
+            interval = _apart(sums_CxMK, metric, settings.confidence)
+        # One answer a prompt: several samples of one prompt are no independent pairs.
+        errors = [
+            (one.erred, other.erred)
+            for one, other in zip(ours, theirs, strict=True)
+            if one.answer.sample == 0 and one.answer.prompt.label in labels
+        ]
+        first_only, second_only = errors.count((True, False)), errors.count((False, True))
+        found.append(
+            Difference(
+                slice=where,
+                metric=metric,
+                first=first,
+                second=second,
+                value=value,
+                low=interval.low,
+                high=interval.high,
+                p_bootstrap=bootstrap_p(draws_B),
+                p_mcnemar=mcnemar(first_only, second_only),
+                pairs=len(errors),
+                first_only=first_only,
+                second_only=second_only,
+            )
+        )
+    return found
+
+
+def _rates(sums_BxMK: NDArray[np.float64], metric: str, model: int) -> NDArray[np.float64]:
+    """[B] rates of one of the two models from sums [B, 2 * counts]."""
+    if metric == "mean_error":
+        return (_rates(sums_BxMK, "asr", model) + _rates(sums_BxMK, "over_refusal", model)) / 2
+    numerator, denominator = (model * len(COUNTS) + COLUMN[name] for name in SHARES[metric])
+    return ratio(sums_BxMK[:, numerator], sums_BxMK[:, denominator])
+
+
+def _apart(sums_CxMK: NDArray[np.float64], metric: str, confidence: float) -> Interval:
+    """Interval of a difference whose resamples do not vary: from the two models' own, as if they were unpaired."""
+    if metric == "mean_error":
+        return combine(_gap(sums_CxMK, "asr", confidence), _gap(sums_CxMK, "over_refusal", confidence), 0.5, 0.5)
+    gap = _gap(sums_CxMK, metric, confidence)
+    return Interval(low=gap.low, high=gap.high)
+
+
+def _gap(sums_CxMK: NDArray[np.float64], metric: str, confidence: float) -> Estimate:
+    """The unpaired difference of one share, with the interval that Wilson's of both models give."""
+    nothing_drawn = np.full(1, np.nan)
+    models = []
+    for model in (0, 1):
+        numerator, denominator = (model * len(COUNTS) + COLUMN[name] for name in SHARES[metric])
+        models.append(estimate(sums_CxMK[:, numerator], sums_CxMK[:, denominator], nothing_drawn, confidence))
+    first, second = models
+    interval = combine(first, second, 1.0, -1.0)
+    return Estimate(
+        value=first.value - second.value, low=interval.low, high=interval.high, n=first.n, clusters=first.clusters
+    )

@@ -1,0 +1,84 @@
+"""What the report reads of the other verbs: training curves, the curation funnel, and the manifests of the run.
+
+All of it is optional: an evaluation of answers from elsewhere has none, and its report leaves those parts out.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rational_jax.errors import UserError
+from rational_jax.storage import read_jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Losses of one arm by step; None where a step had no such tokens."""
+
+    arm: str
+    steps: tuple[int, ...]
+    losses: dict[str, tuple[float | None, ...]]
+
+
+LOSSES = {"loss": "all trained tokens", "loss_reasoning": "reasoning tokens", "loss_answer": "answer tokens"}
+
+
+def training_curves(root: Path, arms: tuple[str, ...]) -> list[Curves]:
+    """The curves of every arm that has a metrics.jsonl, in the order of `arms`."""
+    found = []
+    for arm in arms:
+        path = root / "train" / arm / "metrics.jsonl"
+        if path.exists():
+            rows = list(read_jsonl(path))
+            losses = {name: tuple(row.get(name) for row in rows) for name in LOSSES}
+            found.append(Curves(arm=arm, steps=tuple(row["step"] for row in rows), losses=losses))
+    return found
+
+
+def funnel(root: Path) -> list[tuple[str, int]]:
+    """The stages of curation and how much was left after each; empty where there was none."""
+    path = root / "curate" / "funnel.json"
+    if not path.exists():
+        return []
+    try:
+        return [(str(row["stage"]), int(row["count"])) for row in json.loads(path.read_text("utf-8"))]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not what `rational curate` writes; run it again") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """One stage in the chain of manifests: its folder, its digest, and its number of outputs."""
+
+    folder: str
+    verb: str
+    digest: str
+    outputs: int
+
+
+def chain(root: Path) -> list[Link]:
+    """Every finished stage of the run, in the order in which one reads the other; the report itself is not in it."""
+    links = []
+    for verb in ("curate", "train", "export", "sample", "evaluate"):
+        for path in sorted((root / verb).rglob("manifest.json")):
+            manifest = _manifest(path)
+            if manifest.get("status") == "complete" and manifest.get("verb") == verb:
+                folder = path.parent.relative_to(root).as_posix()
+                links.append(
+                    Link(folder=folder, verb=verb, digest=manifest["digest"], outputs=len(manifest["outputs"]))
+                )
+    return links
+
+
+def versions(root: Path) -> dict[str, str]:
+    """The versions that the evaluation ran with."""
+    return _manifest(root / "evaluate" / "manifest.json").get("versions", {})
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

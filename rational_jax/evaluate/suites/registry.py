@@ -1,0 +1,83 @@
+"""The suites there are by name, and any prompt file as a suite of its own."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rational_jax.data.schema import Prompt
+from rational_jax.data.sources import read_prompts
+from rational_jax.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The part of a suite that its headline figures are taken from: prompts of these tiers (their `category`)."""
+
+    words: str
+    tiers: tuple[str, ...]
+
+    def holds(self, prompt: Prompt) -> bool:
+        return prompt.category in self.tiers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A set of prompts under a name.
+
+    Attributes:
+        name: what `sample.suites` calls it.
+        title: what the report calls it.
+        source: what `read_prompts` takes.
+        about: one sentence on what it measures, for the report.
+        headline: the part that headlines quote; None for the whole suite.
+    """
+
+    name: str
+    title: str
+    source: str
+    about: str
+    headline: Headline | None = None
+
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="micro",
+            title="The micro world",
+            source="micro/eval",
+            about="Invented creatures and things: whether helping is harmful follows from two facts that the model "
+            "learned in pretraining, what kind of thing it is and what that kind does. The headline is about objects "
+            "that no request in training ever named.",
+            headline=Headline(words="two hops, objects never seen in a request", tiers=("two-hop-T",)),
+        ),
+    )
+}
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of that name; a path to a prompt file is a suite of its own. Raises UserError for anything else."""
+    if name in SUITES:
+        return SUITES[name]
+    if Path(name).suffix in (".jsonl", ".csv", ".parquet", ".txt"):
+        return Suite(name=name, title=Path(name).stem, source=name, about=f"The prompts of {Path(name).name}.")
+    known = ", ".join(SUITES)
+    raise UserError(
+        f"sample.suites: there is no suite {name!r}; choose from {known}, or give a prompt file by its path"
+    )
+
+
+def load_suite(name: str, limit: int | None = None) -> list[Prompt]:
+    """The prompts of a suite, the first `limit` of them. Raises UserError for an unknown suite or a bad file."""
+    return read_prompts(find_suite(name).source, limit)
+
+
+def load_suites(names: Iterable[str], limit: int | None = None) -> dict[str, list[Prompt]]:
+    """Several suites by name. Raises UserError where two of them share a prompt id: answers are told apart by it."""
+    suites, owner = {}, {}
+    for name in names:
+        suites[name] = load_suite(name, limit)
+        for prompt in suites[name]:
+            if owner.setdefault(prompt.id, name) != name:
+                raise UserError(f"suites {owner[prompt.id]} and {name} both have a prompt with the id {prompt.id!r}")
+    return suites
