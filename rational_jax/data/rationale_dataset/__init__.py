@@ -1,0 +1,11 @@
+"""Rationales on disk, the same data twice: as a TFDS dataset and as a Hugging Face `datasets` directory.
+
+Both are written atomically and deterministically: the same rationales give the same bytes. Reading checks every file
+against the checksums written beside it.
+"""
+
+from rational_jax.data.rationale_dataset.checksums import content_sha256
+from rational_jax.data.rationale_dataset.hf import read_hf, write_hf
+from rational_jax.data.rationale_dataset.tfds import read_tfds, write_tfds
+
+__all__ = ["content_sha256", "read_hf", "read_tfds", "write_hf", "write_tfds"]

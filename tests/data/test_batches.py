@@ -1,0 +1,59 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from rational_jax.data.batches import Batches
+from rational_jax.data.packing import pack
+from rational_jax.errors import UserError
+from rational_jax.text.chat import Example
+
+
+def packed(rows):
+    return pack([Example(tokens=np.array([i, i]), kinds=np.array([0, 2])) for i in range(rows)], length=2)
+
+
+def digest(batches, steps):
+    found = hashlib.sha256()
+    for step in steps:
+        for name, array in sorted(batches.batch(step).items()):
+            found.update(name.encode() + str(array.dtype).encode() + array.tobytes())
+    return found.hexdigest()
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    one, other = Batches(packed(10), 3, seed=5), Batches(packed(10), 3, seed=5)
+    forwards = digest(one, range(20))
+    other.batch(13)  # what was asked before changes nothing
+    assert digest(other, range(20)) == forwards
+    assert digest(Batches(packed(10), 3, seed=6), range(20)) != forwards
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
+def test_every_epoch_shows_every_row_once_in_another_order(batch_size):
+    batches = Batches(packed(10), batch_size, seed=0)
+    shown = np.concatenate([batches.batch(step)["tokens"][:, 0] for step in range(-(-100 // batch_size))])
+    epochs = shown[:100].reshape(10, 10)
+    assert (np.sort(epochs, axis=1) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs}) > 5
+
+
+def test_shapes_and_content():
+    data = packed(4)
+    batches = Batches(data, 6, seed=1)
+    batch = batches.batch(2)
+    assert set(batch) == {"tokens", "segments", "positions", "weights", "kinds"}
+    rows = batches.rows_of(2)
+    for name, array in batch.items():
+        source = getattr(data, name)
+        assert array.shape == (6, 2) and array.dtype == source.dtype
+        assert (array == source[rows]).all()
+    assert batches.epochs(steps=2) == 3.0
+
+
+def test_one_row_and_bad_sizes():
+    assert Batches(packed(1), 4, seed=0).rows_of(7).tolist() == [0, 0, 0, 0]
+    with pytest.raises(UserError, match=r"train\.batch_size"):
+        Batches(packed(1), 0, seed=0)
+    with pytest.raises(ValueError, match="step"):
+        Batches(packed(1), 1, seed=0).batch(-1)

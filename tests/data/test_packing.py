@@ -1,0 +1,99 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rational_jax.data.packing import pack
+from rational_jax.errors import UserError
+from rational_jax.text.chat import ANSWER, PROMPT, REASONING, Example
+
+
+def example(length, start=0, prompt=1, reasoning=0):
+    kinds = np.full(length, ANSWER, np.uint8)
+    kinds[:prompt] = PROMPT
+    kinds[prompt : prompt + reasoning] = REASONING
+    return Example(tokens=np.arange(start, start + length, dtype=np.int32), kinds=kinds)
+
+
+def random_examples(count=200, longest=40):
+    rng = np.random.default_rng(0)
+    return [
+        example(int(n), 1000 * i, prompt=int(rng.integers(0, n))) for i, n in enumerate(rng.integers(2, longest, count))
+    ]
+
+
+def test_every_example_is_there_once_and_whole():
+    examples = random_examples()
+    packed = pack(examples, length=48)
+    found = []
+    for row in range(len(packed.tokens)):
+        used = packed.segments[row] > 0
+        assert not packed.tokens[row, ~used].any() and not packed.weights[row, ~used].any()
+        assert not packed.positions[row, ~used].any() and not packed.kinds[row, ~used].any()
+        for segment in range(1, packed.segments[row].max() + 1):
+            here = np.flatnonzero(packed.segments[row] == segment)
+            assert (np.diff(here) == 1).all()
+            assert (packed.positions[row, here] == np.arange(len(here))).all()
+            assert packed.weights[row, here[0]] == 0
+            found.append(tuple(packed.tokens[row, here]))
+    assert sorted(found) == sorted(tuple(e.tokens) for e in examples)
+    assert packed.report.tokens == sum(map(len, found)) == (packed.segments > 0).sum()
+    assert packed.report.efficiency == packed.report.tokens / packed.tokens.size > 0.95
+
+
+def test_dtypes_and_determinism():
+    packed, again = pack(random_examples(), length=48), pack(random_examples(), length=48)
+    dtypes = {"tokens": np.int32, "segments": np.int32, "positions": np.int32, "weights": np.float32, "kinds": np.uint8}
+    for name, dtype in dtypes.items():
+        assert getattr(packed, name).dtype == dtype
+        assert getattr(packed, name).tobytes() == getattr(again, name).tobytes()
+
+
+def test_best_fit_takes_the_fullest_row():
+    # 6 and 5 open two rows of 8; the 2 fits both and must go to the 6, so that the 3 still finds the 5.
+    packed = pack([example(2, 20), example(6, 60), example(3, 30), example(5, 50)], length=8)
+    assert packed.tokens.tolist() == [[60, 61, 62, 63, 64, 65, 20, 21], [50, 51, 52, 53, 54, 30, 31, 32]]
+    assert packed.segments.tolist() == [[1, 1, 1, 1, 1, 1, 2, 2], [1, 1, 1, 1, 1, 2, 2, 2]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 0, 1, 2]]
+
+
+def test_weights_are_those_of_the_target():
+    packed = pack([example(6, prompt=2, reasoning=2)], length=8, reasoning_weight=0.25)
+    assert packed.kinds[0].tolist() == [0, 0, 1, 1, 2, 2, 0, 0]
+    assert packed.weights[0].tolist() == [0, 0, 0.25, 0.25, 1, 1, 0, 0]
+    # Without a prompt the first token is predicted from nothing.
+    assert pack([example(3, prompt=0)], length=4).weights[0].tolist() == [0, 1, 1, 0]
+
+
+def test_exactly_a_row_longer_and_one_token():
+    packed = pack([example(8), example(9), example(1, prompt=0), example(4, prompt=4)], length=8)
+    assert packed.tokens.tolist() == [list(range(8))]
+    expected = {"rows": 1, "examples": 1, "dropped": 1, "truncated": 0, "masked": 2, "tokens": 8, "efficiency": 1.0}
+    assert dataclasses.asdict(packed.report) == expected
+
+
+def test_truncation_is_counted_once_and_only_where_the_example_stays():
+    packed = pack([example(10), example(10, prompt=9)], length=8, overlong="truncate")
+    assert packed.tokens.tolist() == [list(range(8))]
+    assert (packed.report.truncated, packed.report.masked, packed.report.dropped) == (1, 1, 0)
+
+
+def test_reasoning_weight_zero_masks_what_is_only_reasoning():
+    packed = pack([example(4, prompt=1, reasoning=3), example(4, 40)], length=4, reasoning_weight=0)
+    assert packed.tokens.tolist() == [[40, 41, 42, 43]] and packed.report.masked == 1
+
+
+@pytest.mark.parametrize(
+    ("examples", "options", "message"),
+    [
+        ([], {"length": 8}, "no example"),
+        ([example(9)], {"length": 8}, "1 are longer than train.sequence_length=8"),
+        ([example(4, prompt=4)], {"length": 8}, "none of 1 has a token with a loss weight"),
+        ([example(4)], {"length": 1}, "train.sequence_length"),
+        ([example(4)], {"length": 8, "reasoning_weight": -1.0}, "train.reasoning_weight"),
+        ([example(4)], {"length": 8, "reasoning_weight": float("nan")}, "train.reasoning_weight"),
+    ],
+)
+def test_refusals(examples, options, message):
+    with pytest.raises(UserError, match=message):
+        pack(examples, **options)
