@@ -1,0 +1,51 @@
+"""The command itself: the verbs in the order of the pipeline, and what happens to wrong options."""
+
+import sys
+
+import typer
+
+from rational_jax.cli import curate, demo, evaluate, export, report, sample, train
+from rational_jax.cli.session import FAILED, fail
+
+app = typer.Typer(
+    name="rational",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # a traceback here is a bug, and wanted as it is
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="""Teaches a language model to reason about safety before it answers, and measures what changed.
+
+    \b
+    prompts -> curate -> train -> export -> sample -> evaluate -> report
+    `rational demo` runs all of them on a small model that comes with the package.
+
+    \b
+    Each verb takes a configuration file and changes to it:
+      rational train configs/demo.yaml train.steps=200 run=runs/longer
+      rational train --print-config     every key, what it is set to and what it means
+
+    Rerunning a command continues where it was stopped. See `rational VERB --help`.""",
+)
+for _verb in (demo.demo, curate.curate, train.train, export.export, sample.sample, evaluate.evaluate, report.report):
+    app.command()(_verb)
+
+# The base of all complaints about options and arguments. Typer has moved it between versions, its child it has not.
+_UsageError = typer.BadParameter.__base__
+
+
+def main() -> None:
+    """Runs the command and exits: 0 done, 2 something for the user to mend, 130 stopped by Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" instead of ending the run
+    try:
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="rational", standalone_mode=False)
+        sys.stdout.flush()
+    except _UsageError as error:
+        verb = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else ""
+        fail(f"{error.format_message().rstrip('.')}; see `rational{verb} --help`")
+        sys.exit(FAILED)
+    except BrokenPipeError:
+        # The reader, such as `head`, has what it wanted. Nobody is left to write to, at exit neither.
+        sys.stdout = None
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

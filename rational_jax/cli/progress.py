@@ -1,0 +1,150 @@
+"""Progress in a terminal: bars with rate, time gone and time left; where there is no terminal, a line now and then."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from rational_jax.text.terminal import one_line
+
+_PLAIN_SECONDS = 10.0
+
+
+class TerminalProgress:
+    """A `rational_jax.progress.Progress` on a console. Tasks may be nested; an outer one stays in sight."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        self._console = console or Console(file=sys.stdout, highlight=False)
+        self._clock = clock
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bars: Progress | None = None
+        self._open = 0
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str = "", done: int = 0) -> Iterator["_Task"]:
+        """Shows a bar until the block ends, then one line of what it came to. See `rational_jax.progress.Progress`."""
+        task = _Task(one_line(description), total, one_line(unit), done, self._clock)
+        if self._live:
+            with self._bar(task):
+                yield task
+        else:
+            task.changed = lambda: self._now_and_then(task)
+            yield task
+        self.message(task.closing())
+
+    def message(self, text: str) -> None:
+        """One line, above the bars."""
+        self._console.print(one_line(text), markup=False, soft_wrap=True)
+
+    @contextmanager
+    def _bar(self, task: "_Task") -> Iterator[None]:
+        if self._bars is None:
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=20),
+                _State(table_column=Column(no_wrap=True, overflow="ellipsis")),
+                console=self._console,
+                transient=True,
+                refresh_per_second=4,  # drawing takes time from the cores that train
+            )
+            self._bars.start()
+        bars = self._bars
+        bar = bars.add_task(task.description, total=task.total, completed=task.done, ours=task)
+        task.changed = lambda: bars.update(bar, completed=task.done)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+            bars.remove_task(bar)
+            if self._open == 0:
+                bars.stop()
+                self._bars = None
+
+    def _now_and_then(self, task: "_Task") -> None:
+        now = self._clock()
+        if now - task.shown >= _PLAIN_SECONDS:
+            task.shown = now
+            self.message(f"{task.description}: {task.state()}")
+
+
+class _State(ProgressColumn):
+    """Our own words beside the bar, drawn anew each time, so that the clock runs while a long step does not report."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["ours"].state())
+
+
+class _Task:
+    """A `rational_jax.progress.Task` that knows its pace. It calls `changed` when there is something new to show."""
+
+    def __init__(self, description: str, total: int | None, unit: str, done: int, clock: Callable[[], float]):
+        self.description, self.total, self.unit, self.done = description, total, unit, done
+        self.changed: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._note = ""
+        self._before = done
+        self._opened = self.shown = clock()
+        self._first: tuple[float, int] | None = None
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        # The first units take along what happens once, such as compiling; the pace is counted from their end.
+        self._first = self._first or (self._clock(), self.done)
+        self.changed()
+
+    def note(self, text: str) -> None:
+        self._note = one_line(text)
+        self.changed()
+
+    def pace(self) -> float | None:
+        """Units a second, as far as this run has seen."""
+        if self._first is None:
+            return None
+        since, units = self._first
+        if self.done == units:  # one advance yet: a guess that is too slow rather than none
+            since, units = self._opened, self._before
+        seconds = self._clock() - since
+        return (self.done - units) / seconds if seconds > 0 else None
+
+    def state(self) -> str:
+        """Such as "40/120 steps · 3.1 steps/s · 0:13 · 0:26 left · loss 1.23"."""
+        pace = self.pace()
+        parts = [self._count()]
+        if pace and self.unit:
+            parts.append(_pace(pace, self.unit))
+        parts.append(duration(self._clock() - self._opened))
+        if pace and self.total is not None and self.done < self.total:
+            parts.append(f"{duration((self.total - self.done) / pace)} left")
+        return " · ".join(part for part in (*parts, self._note) if part)
+
+    def closing(self) -> str:
+        """Such as "train rational: 120 steps in 0:39 · loss 0.42"."""
+        amount = f"{self.done - self._before:,} {self.unit}" if self.unit else "done"
+        earlier = f" ({self._before:,} before)" if self._before and self.unit else ""
+        spent = duration(self._clock() - self._opened)
+        return f"{self.description}: {amount}{earlier} in {spent}" + (f" · {self._note}" if self._note else "")
+
+    def _count(self) -> str:
+        if not self.unit:
+            return f"{100 * self.done // max(self.total, 1)}%" if self.total is not None else ""
+        return f"{self.done:,}/{self.total:,} {self.unit}" if self.total is not None else f"{self.done:,} {self.unit}"
+
+
+def duration(seconds: float) -> str:
+    """65 -> "1:05", 3661 -> "1:01:01"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _pace(pace: float, unit: str) -> str:
+    if pace >= 0.95:
+        return f"{pace:,.0f} {unit}/s" if pace >= 9.5 else f"{pace:.1f} {unit}/s"
+    return f"{1 / pace:.1f} s each"

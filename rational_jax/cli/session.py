@@ -1,0 +1,114 @@
+"""What every verb does around its work: the configuration from its arguments, progress, and errors in one line."""
+
+import errno
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rational_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rational_jax.cli.progress import TerminalProgress
+    from rational_jax.config import RunConfig
+
+FAILED, STOPPED = 2, 130
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG|KEY=VALUE",
+        help="A YAML file, the bundled demo.yaml if none is given; then changes to it, such as train.steps=10.",
+        show_default=False,
+    ),
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the configuration with the meaning of every key, and do nothing.")
+]
+
+# What a file system says when the user has to do something about it; other OSErrors are bugs.
+_FILE_SYSTEM = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+
+@contextmanager
+def session(
+    words: Sequence[str] | None, print_config: bool, *, jax: bool = False
+) -> Iterator[tuple["RunConfig", "TerminalProgress"]]:
+    """The configuration and the progress for the body of a verb. `jax`: the body computes, so JAX is set up first.
+
+    A UserError, or a disk that cannot be written, ends the command with one line; Ctrl-C with the advice to run it
+    again. All else passes through with its traceback.
+    """
+    try:
+        config = configuration(words or ())
+        if print_config:
+            from rational_jax.config import to_yaml
+
+            sys.stdout.write(to_yaml(config))
+            sys.stdout.flush()
+            raise typer.Exit
+        if jax:
+            from rational_jax.parallel.setup import configure_runtime
+
+            configure_runtime()
+        from rational_jax.cli.progress import TerminalProgress
+
+        yield config, TerminalProgress()
+        sys.stdout.flush()
+    except UserError as error:
+        fail(str(error))
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; run the same command again to continue\n")
+        raise typer.Exit(STOPPED) from None
+    except OSError as error:
+        if error.errno not in _FILE_SYSTEM:
+            raise
+        fail(f"{error.filename or 'output'}: {error.strerror}")
+        raise typer.Exit(FAILED) from None
+
+
+def configuration(words: Sequence[str]) -> "RunConfig":
+    """The configuration that positional arguments ask for: a file in the first place, if any, then KEY=VALUE."""
+    from rational_jax.config import bundled_configs, load_config
+
+    path, changes = bundled_configs().get("demo.yaml"), list(words)
+    if changes and _is_file_name(changes[0]):
+        name = changes.pop(0)
+        path = bundled_configs()[name] if name in bundled_configs() and not Path(name).exists() else Path(name)
+    for word in changes:
+        if _is_file_name(word):
+            raise UserError(f"{word!r} is no change to the configuration; a file comes first, then KEY=VALUE")
+    return load_config(path, changes)
+
+
+def chosen(wanted: Sequence[str] | None, there: Sequence[str], option: str, key: str) -> Sequence[str]:
+    """What an option such as --arm picks from the configuration; all, where it was not given."""
+    for name in wanted or ():
+        if name not in there:
+            raise UserError(f"{option} {name}: {key} has only {', '.join(there)}")
+    return tuple(dict.fromkeys(wanted)) if wanted else there
+
+
+def fail(message: str) -> None:
+    """Prints one "error: ..." line on stderr; file contents quoted in it cannot reach the terminal's controls."""
+    from rational_jax.text.terminal import one_line
+
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {one_line(message)}\n")
+
+
+def _is_file_name(word: str) -> bool:
+    return "=" not in word or (word.endswith((".yaml", ".yml")) and Path(word).exists())

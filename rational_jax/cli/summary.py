@@ -1,0 +1,43 @@
+"""What stands in the terminal at the end: the headline figures as a table, and where the page is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rational_jax.text.terminal import one_line
+
+if TYPE_CHECKING:
+    from rational_jax.evaluate.results import Results
+
+
+def print_summary(results: "Results") -> None:
+    """One row a model and suite, with intervals."""
+    from rational_jax.evaluate.results import SummaryRow, summary_rows
+
+    rows = summary_rows(results)
+    # A column that says the same in every row only takes the place of figures.
+    named = len({row.suite for row in rows}) > 1
+    header = ("suite", *SummaryRow.HEADER) if named else SummaryRow.HEADER
+    print_table(header, [(row.suite, *row.cells()) if named else row.cells() for row in rows], names=1 + named)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> None:
+    """A table without frames; the first `names` columns are names, the others figures."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, name in enumerate(header):
+        table.add_column(Text(one_line(name)), justify="left" if i < names else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    # Into a file or a pipe a narrow default width would cut figures off.
+    console.print()
+    console.print(table, width=None if console.is_terminal else 200, soft_wrap=not console.is_terminal)
+
+
+def print_path(path: Path) -> None:
+    """The report's path, on a line of its own and unbroken, so that a terminal makes it a link."""
+    print(f"\nreport: {path}", flush=True)

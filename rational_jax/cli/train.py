@@ -1,0 +1,28 @@
+"""`rational train`."""
+
+from typing import Annotated
+
+import typer
+
+from rational_jax.cli.session import PrintConfig, Words, chosen, session
+
+Arms = Annotated[
+    list[str] | None, typer.Option("--arm", metavar="ARM", help="Only this arm of train.arms; may be repeated.")
+]
+
+
+def train(words: Words = None, arm: Arms = None, print_config: PrintConfig = False) -> None:
+    """Trains one model for each arm on what `rational curate` left.
+
+    \b
+    Leaves checkpoints, metrics.jsonl and TensorBoard events under RUN/train/ARM.
+      rational train
+      rational train configs/demo.yaml train.steps=200 train.learning_rate=5e-4 run=runs/longer
+      rational train --arm rational
+      tensorboard --logdir runs/demo/train     to watch it
+    """
+    with session(words, print_config, jax=True) as (config, progress):
+        from rational_jax import train
+
+        for name in chosen(arm, config.train.arms, "--arm", "train.arms"):
+            train.run(config, name, progress)
