@@ -5,6 +5,7 @@ import sys
 import typer
 
 from rational_jax.cli import curate, demo, evaluate, export, report, sample, train
+from rational_jax.cli.process import use_huge_pages
 from rational_jax.cli.session import FAILED, fail
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ _UsageError = typer.BadParameter.__base__
 
 def main() -> None:
     """Runs the command and exits: 0 done, 2 something for the user to mend, 130 stopped by Ctrl-C."""
+    use_huge_pages()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" instead of ending the run
     try:

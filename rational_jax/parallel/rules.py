@@ -58,7 +58,10 @@ def shardings(mesh: Mesh, rules: AxisRules, shapes: dict, axes: dict, path: str 
     return result
 
 
-def constrain(x: jax.Array, axes: Axes, rules: AxisRules = AxisRules()) -> jax.Array:
+DEFAULT_RULES = AxisRules()
+
+
+def constrain(x: jax.Array, axes: Axes, rules: AxisRules = DEFAULT_RULES) -> jax.Array:
     """Fixes the sharding of an intermediate value under `jax.set_mesh`; without a mesh it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:

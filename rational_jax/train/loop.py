@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rational_jax.checkpoint import Checkpoints
 from rational_jax.errors import UserError
-from rational_jax.parallel import AxisRules
+from rational_jax.parallel import DEFAULT_RULES, AxisRules
 from rational_jax.progress import SILENT, Progress
 from rational_jax.train.metrics import MetricsLog
 from rational_jax.train.step import TrainState
@@ -24,7 +24,7 @@ class Compiled(NamedTuple):
     batch_sharding: NamedSharding
 
 
-def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = AxisRules()) -> Compiled:
+def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = DEFAULT_RULES) -> Compiled:
     """Jits a step whose state keeps its shardings, so that the second call finds the first one's program."""
     replicated = NamedSharding(mesh, jax.sharding.PartitionSpec())
     kept = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -44,6 +44,7 @@ def fit(
     save_every: int = 0,
     metadata: dict | None = None,
     metrics: MetricsLog | None = None,
+    log_every: int = 1,
     description: str = "train",
     progress: Progress = SILENT,
 ) -> TrainState:
@@ -62,7 +63,7 @@ def fit(
                 loss = values["loss"]
                 raise UserError(f"{description}: the loss is {loss} at step {step}; lower train.learning_rate")
             values["tokens_per_second"] = tokens / (time.perf_counter() - began)
-            if metrics:
+            if metrics and step % log_every == 0:
                 metrics.write(step, values)
             task.advance()
             task.note(f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s")

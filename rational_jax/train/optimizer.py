@@ -28,7 +28,7 @@ def learning_rate_schedule(section: TrainSection) -> optax.Schedule:
 def make_optimizer(section: TrainSection) -> optax.GradientTransformation:
     """Global-norm clipping, then any optimizer of optax by name, with decay on matrices only."""
     factory = getattr(optax, section.optimizer, None)
-    if not callable(factory) or "learning_rate" not in inspect.signature(factory).parameters:
+    if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
         raise UserError(f"train.optimizer={section.optimizer!r} is no optimizer of optax; adamw, lion and sgd are")
     accepted = inspect.signature(factory).parameters
     offered = {

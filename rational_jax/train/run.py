@@ -14,7 +14,7 @@ from rational_jax.data.packing import Packed, pack
 from rational_jax.data.rationale_dataset import read_hf, read_tfds
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.parallel import AxisRules, make_mesh, shardings
+from rational_jax.parallel import DEFAULT_RULES, make_mesh, shardings
 from rational_jax.progress import SILENT, Progress
 from rational_jax.text.chat import Renderer
 from rational_jax.text.reasoning import format_named
@@ -84,6 +84,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
                 save_every=section.save_every,
                 metadata=metadata,
                 metrics=metrics,
+                log_every=section.log_every,
                 description=f"train {arm}",
                 progress=progress,
             )
@@ -104,14 +105,13 @@ def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:
 
 def _parameters(config, base, decoder_config, lora, mesh) -> tuple[dict, dict]:
     """Trainable and frozen arrays, sharded over the mesh by the axis rules. What is trained is float32."""
-    rules = AxisRules()
     axes = models.logical_axes(decoder_config, lora)
     base_dtype = jnp.dtype(config.model.dtype) if lora else jnp.float32
     abstract = models.abstract_params(decoder_config, base_dtype)
-    params = hub.load_params(base, decoder_config, base_dtype, shardings(mesh, rules, abstract, axes))
+    params = hub.load_params(base, decoder_config, base_dtype, shardings(mesh, DEFAULT_RULES, abstract, axes))
     if lora is None:
         return params, {}
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: models.init_lora(decoder_config, lora, key))
-    placed = shardings(mesh, rules, shapes, axes)
+    placed = shardings(mesh, DEFAULT_RULES, shapes, axes)
     return jax.jit(lambda: models.init_lora(decoder_config, lora, key), out_shardings=placed)(), params

@@ -55,7 +55,7 @@ def make_train_step(
             "loss": loss,
             "loss_reasoning": sums.reasoning / sums.reasoning_tokens,
             "loss_answer": sums.answer / sums.answer_tokens,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics
 

@@ -12,6 +12,8 @@ import os
 import statistics
 import time
 
+from rational_jax.cli.process import use_huge_pages
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,8 +136,12 @@ def theirs(args, batch):
 
 
 def main() -> None:
+    use_huge_pages()  # what `rational` does too; torch gets the same
     args = arguments()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from rational_jax.parallel.setup import configure_runtime
+
+    configure_runtime()
     batch = make_batch(args)
     steps = {"rational_jax": ours(args, batch), "torch": theirs(args, batch)}
     times = {name: [] for name in steps}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from rational_jax import models
 from rational_jax.models import DecoderConfig, Execution, LoraConfig, bind
@@ -34,7 +35,8 @@ def relative(a, b) -> float:
 @pytest.fixture(scope="module")
 def params():
     # Ten times the usual deviation: at 0.02 the layers barely move the residual stream and a wrong one would pass.
-    return jax.tree.map(lambda x: x * (10 if x.ndim > 1 and x.std() > 0 else 1), models.init_params(CONFIG, jax.random.key(0)))
+    plain = models.init_params(CONFIG, jax.random.key(0))
+    return jax.tree.map(lambda x: x * (10 if x.std() > 0 else 1), plain)
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +105,18 @@ def test_gradients_agree_with_finite_differences(tokens):
         q, k, v = (jax.random.normal(jax.random.key(i), (2, 9, n, 4), jnp.float64) for i, n in enumerate((4, 2, 2)))
         bias = attention_bias(jnp.array([[1] * 5 + [2] * 4, [1] * 9])).astype(jnp.float64)
         weight = jax.random.normal(jax.random.key(9), (2, 9, 4, 4), jnp.float64)
-        jax.test_util.check_grads(
-            lambda *qkv: jnp.sum(IMPLEMENTATIONS["xla"](*qkv, bias) * weight), (q, k, v), order=1, modes=["rev"], rtol=1e-6
-        )
+
+        def loss(*qkv):
+            return jnp.sum(IMPLEMENTATIONS["xla"](*qkv, bias) * weight)
+
+        check_grads(loss, (q, k, v), order=1, modes=["rev"], rtol=1e-6)
 
 
 def test_axes_follow_the_parameters():
     lora = LoraConfig(rank=2, alpha=2)
     axes = models.logical_axes(CONFIG, lora)
-    shapes = models.combine(models.init_params(CONFIG, jax.random.key(0)), models.init_lora(CONFIG, lora, jax.random.key(0)))
+    key = jax.random.key(0)
+    shapes = models.combine(models.init_params(CONFIG, key), models.init_lora(CONFIG, lora, key))
     same = jax.tree.map(lambda leaf, names: leaf.ndim == len(names), shapes, axes)
     assert all(jax.tree.leaves(same))
 
