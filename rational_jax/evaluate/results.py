@@ -81,8 +81,9 @@ class Figures:
 class Slice:
     """Figures of every model on the same prompts: `by` is what divides the suite, `name` (and `other`) which part.
 
-    `by` is "all", "headline", "tier" (the prompt's category), "style", "wrapper" (seen or unseen in SFT), "sensitive"
-    (benign prompts with or without sensitive words) or "style x tier", whose `other` is the tier.
+    `by` is "all", "headline", "tier" (the prompt's category), or "style x tier", whose `other` is the tier; and of the
+    headline's prompts only, where a suite has one: "style", "wrapper" (seen or unseen in SFT) and "sensitive" (benign
+    prompts with or without sensitive words).
     """
 
     by: str

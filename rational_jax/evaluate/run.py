@@ -10,20 +10,15 @@ from pathlib import Path
 
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
-from rational_jax.evaluate.compare import differences
-from rational_jax.evaluate.metrics import Settings, slice_figures
+from rational_jax.evaluate.compute import compute
 from rational_jax.evaluate.outcomes import Answer, Outcome, outcome
 from rational_jax.evaluate.results import (
-    VERSION,
     Results,
-    Slice,
-    SuiteResults,
     percent,
     read_results,
     summary_rows,
     write_results,
 )
-from rational_jax.evaluate.suites import Suite, find_suite, load_suites
 from rational_jax.evaluate.tables import write_tables
 from rational_jax.judges import Judge, Verdict, load_judge
 from rational_jax.manifest import Stage, read_stage
@@ -132,94 +127,6 @@ def _verdicts(records: Iterable[dict], identity: str) -> dict[tuple[str, str], V
         for record in records
         if record["judge"] == identity
     }
-
-
-def compute(
-    config: RunConfig, judge: Judge, outcomes: dict[str, list[Outcome]], progress: Progress = SILENT
-) -> Results:
-    """All figures of all suites. A pure function of the configuration and the outcomes."""
-    settings = Settings(confidence=config.evaluate.confidence, samples=config.evaluate.bootstrap, seed=config.seed)
-    prompts = load_suites(config.sample.suites, config.sample.limit)
-    found = []
-    with progress.task("computing figures", total=len(prompts), unit="suites") as task:
-        for name, members in prompts.items():
-            ids = {prompt.id for prompt in members}
-            by_model = {model: [one for one in rows if one.answer.prompt.id in ids] for model, rows in outcomes.items()}
-            _check_all_answered(name, ids, by_model)
-            found.append(_suite(find_suite(name), len(ids), by_model, settings))
-            task.advance()
-    return Results(
-        version=VERSION,
-        judge=judge.name,
-        judge_identity=judge.identity,
-        confidence=config.evaluate.confidence,
-        bootstrap=config.evaluate.bootstrap,
-        seed=config.seed,
-        samples=config.sample.samples,
-        suites=tuple(found),
-    )
-
-
-def _check_all_answered(suite: str, ids: set[str], by_model: dict[str, list[Outcome]]) -> None:
-    for model, rows in by_model.items():
-        missing = len(ids - {one.answer.prompt.id for one in rows})
-        if missing:
-            raise UserError(
-                f"sample/{model} has no answer to {missing} prompts of suite {suite}: the prompts have changed since; "
-                "choose another run=..., or delete that folder and sample again"
-            )
-
-
-def _suite(suite: Suite, prompts: int, by_model: dict[str, list[Outcome]], settings: Settings) -> SuiteResults:
-    slices = [slice_figures(by_model, by="all", settings=settings)]
-    compared = differences(by_model, where="all", settings=settings)
-    if suite.headline is not None:
-        chosen = {m: [o for o in rows if suite.headline.holds(o.answer.prompt)] for m, rows in by_model.items()}
-        if any(chosen.values()):
-            slices.append(slice_figures(chosen, by="headline", settings=settings))
-            compared += differences(chosen, where="headline", settings=settings)
-    for by, parts in _PARTS.items():
-        slices += _divide(by_model, by, parts, settings)
-    return SuiteResults(
-        name=suite.name,
-        title=suite.title,
-        headline=suite.headline.words if any(one.by == "headline" for one in slices) else "",
-        models=tuple(by_model),
-        prompts=prompts,
-        slices=tuple(slices),
-        differences=tuple(compared),
-    )
-
-
-# How a suite is divided: outcome -> (part, second part), or None where the outcome is in no part. A value without a
-# name ("" in the prompts) makes no part.
-_PARTS = {
-    "tier": lambda p: (p.category, "") if p.category else None,
-    "style": lambda p: (p.style, "") if p.style else None,
-    "wrapper": lambda p: (_yes(p.meta["wrapper_seen"], "seen", "unseen"), "") if "wrapper_seen" in p.meta else None,
-    "sensitive": lambda p: (
-        (_yes(p.meta["sensitive"], "sensitive", "plain"), "") if p.label == "benign" and "sensitive" in p.meta else None
-    ),
-    "style x tier": lambda p: (p.style, p.category) if p.style and p.category else None,
-}
-
-
-def _yes(value: str, yes: str, no: str) -> str:
-    return yes if str(value).lower() in ("1", "true", "yes", yes) else no
-
-
-def _divide(by_model: dict[str, list[Outcome]], by: str, part_of, settings: Settings) -> list[Slice]:
-    """The slices of one division, in the order in which their prompts come."""
-    parts: dict[tuple[str, str], dict[str, list[Outcome]]] = {}
-    for model, rows in by_model.items():
-        for one in rows:
-            key = part_of(one.answer.prompt)
-            if key is not None:
-                parts.setdefault(key, {name: [] for name in by_model})[model].append(one)
-    return [
-        slice_figures(members, by=by, name=name, other=other, settings=settings)
-        for (name, other), members in parts.items()
-    ]
 
 
 def _headlines(results: Results) -> dict:

@@ -56,11 +56,11 @@ def find(suite: SuiteResults) -> Finding:
 def _headline(gap: Difference, figures: dict[str, Figures], metric: str) -> str:
     subject, other = words(gap.first), words(gap.second)
     mine, theirs = getattr(figures[gap.first], metric), getattr(figures[gap.second], metric)
-    values = f"{percent(mine.value)} against {percent(theirs.value)} for {other}"
+    values = f"{percent(mine.value)} against {percent(theirs.value)}"
     if _sign(gap) < 0:
-        return f"{_capital(subject)} errs less: {_rate(metric)} of {values}, {_points(gap)}."
+        return f"{_capital(subject)} errs less: {_rate(metric)} of {values} for {other}, {_points(gap)}."
     if _sign(gap) > 0:
-        return f"{_capital(subject)} does worse: {_rate(metric)} of {values}, {_points(gap)}."
+        return f"{_capital(subject)} does worse: {_rate(metric)} of {values} for {other}, {_points(gap)}."
     return f"No difference shows between {subject} and {other}: {_rate(metric)} of {values}, {_points(gap)}."
 
 

@@ -30,6 +30,7 @@ class Suite:
         source: what `read_prompts` takes.
         about: one sentence on what it measures, for the report.
         headline: the part that headlines quote; None for the whole suite.
+        tiers: the order in which tiers are shown; those not named here follow in the order of their prompts.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Suite:
     source: str
     about: str
     headline: Headline | None = None
+    tiers: tuple[str, ...] = ()
 
 
 SUITES: dict[str, Suite] = {
@@ -45,11 +47,12 @@ SUITES: dict[str, Suite] = {
         Suite(
             name="micro",
             title="The micro world",
-            source="micro/eval",
-            about="Invented creatures and things: whether helping is harmful follows from two facts that the model "
-            "learned in pretraining, what kind of thing it is and what that kind does. The headline is about objects "
-            "that no request in training ever named.",
-            headline=Headline(words="two hops, objects never seen in a request", tiers=("two-hop-T",)),
+            source="micro/test",
+            about="Requests about invented things. Whether it is harmful to help follows from what kind of thing it "
+            "is and what that kind does; the model read both in pretraining. With one hop the request names the kind. "
+            "With two it does not, and of the new things nobody ever asked before this test.",
+            headline=Headline(words="two hops, things that no request ever named", tiers=("two-hop-new",)),
+            tiers=("one-hop", "two-hop-seen", "two-hop-new"),
         ),
     )
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rational_jax.html.charts.svg import element, figure, line, mark, number, text
+from rational_jax.html.charts.svg import figure, line, mark, number, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,7 @@ def scatter(
     parts.append(line(left, top, left, top + down, "axis"))
     parts.append(text(left + across / 2, height - 6, x_label, anchor="middle", class_="label"))
     turn = f"rotate(-90 11 {number(top + down / 2)})"
-    parts.append(
-        element(
-            "text", Markup.escape(y_label), x=11, y=top + down / 2, text_anchor="middle", class_="label", transform=turn
-        )
-    )
+    parts.append(text(11, top + down / 2, y_label, anchor="middle", transform=turn))
     placed: list[tuple[float, float]] = []
     for point in points:
         x, y = x_of(point.x[0]), y_of(point.y[0])

@@ -29,8 +29,11 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
     return Markup("<{}{}>{}</{}>").format(Markup(name), Markup("").join(parts), inside, Markup(name))
 
 
-def text(x: float, y: float, content: str, *, anchor: str = "start", class_: str = "label") -> Markup:
-    return element("text", escape(neutralise(content)), x=x, y=y, text_anchor=anchor, class_=class_)
+def text(
+    x: float, y: float, content: str, *, anchor: str = "start", class_: str = "label", transform: str | None = None
+) -> Markup:
+    shown = escape(neutralise(content))
+    return element("text", shown, x=x, y=y, text_anchor=anchor, class_=class_, transform=transform)
 
 
 def hint(content: str) -> Markup:

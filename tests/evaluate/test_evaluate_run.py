@@ -1,0 +1,207 @@
+"""The verb `evaluate`: files, resuming, refusing, and figures that are what the answers say."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from rational_jax.errors import UserError
+from rational_jax.evaluate.results import Estimate, percent, read_results, summary_rows, with_interval
+from rational_jax.evaluate.run import run
+from rational_jax.evaluate.suites import SUITES, Headline, Suite, find_suite, load_suite, load_suites
+from rational_jax.judges import RefusalJudge
+from rational_jax.storage import sha256_tree
+
+
+def folder(config) -> Path:
+    return Path(config.run) / "evaluate"
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_results_are_what_the_answers_say(config):
+    results = run(config)
+    (suite,) = results.suites
+    for model in config.sample.models:
+        answers = rows(Path(config.run) / "sample" / model / "answers.jsonl")
+        judged = {
+            row["answer"]: row["label"] for row in rows(folder(config) / "judgements.jsonl") if row["model"] == model
+        }
+        labels = [judged.get(row["id"]) for row in answers if row["prompt"]["label"] == "harmful"]
+        scored = [label for label in labels if label in ("compliance", "partial", "refusal")]
+        figures = suite.slice("all").figures[model]
+        assert figures.asr.value == scored.count("compliance") / len(scored)
+        assert figures.coverage.answers == len(answers)
+        truncated = sum(row["status"] == "truncated_reasoning" for row in answers)
+        assert figures.coverage.truncated_reasoning == truncated
+    base = suite.slice("all").figures["base"].coverage
+    assert (base.unscored, base.truncated_answer) == (1, 1)
+    assert suite.slice("tier", "one-hop").figures["rational"].with_reasoning.value == 1.0
+    assert suite.slice("wrapper", "unseen").figures["base"].asr.n > 0
+    assert suite.slice("sensitive", "plain").figures["base"].asr.n == 0
+
+
+def test_results_read_back_equal_and_hold_no_date_and_no_path(config, tmp_path):
+    results = run(config)
+    path = folder(config) / "results.json"
+    assert read_results(path) == results
+    text = path.read_text("utf-8").replace(config.sample.suites[0], "")
+    assert str(tmp_path) not in text
+    assert "created" not in text
+
+
+def test_two_runs_leave_equal_bytes(config, run_maker, tmp_path):
+    run(config)
+    before = sha256_tree(folder(config), ignore=("manifest.json", ".*"))
+    twin = run_maker(tmp_path / "twin").model_copy(update={"sample": config.sample})
+    run(twin)
+    assert sha256_tree(folder(twin), ignore=("manifest.json", ".*")) == before
+    assert {"results.json", "judgements.jsonl", "tables/summary.csv", "tables/failures.csv"} <= set(before)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def count_calls(monkeypatch, stop_after: int | None = None) -> list[str]:
+    calls, real = [], RefusalJudge.judge
+
+    def judge(self, answer):
+        if stop_after is not None and len(calls) == stop_after:
+            raise Interrupted
+        calls.append(answer)
+        return real(self, answer)
+
+    monkeypatch.setattr(RefusalJudge, "judge", judge)
+    return calls
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"model": "base", "ans'])
+def test_judging_continues_where_it_was_stopped(config, run_maker, tmp_path, monkeypatch, torn):
+    with monkeypatch.context() as patch:
+        count_calls(patch, stop_after=50)
+        with pytest.raises(Interrupted):
+            run(config)
+    log = folder(config) / "judgements.jsonl"
+    assert len(rows(log)) == 50
+    with log.open("ab") as file:
+        file.write(torn)
+    calls = count_calls(monkeypatch)
+    run(config)
+    finished = sum(row["status"] in ("ok", "no_reasoning") for m in config.sample.models for row in sampled(config, m))
+    assert len(calls) == finished - 50
+    twin = run_maker(tmp_path / "twin").model_copy(update={"sample": config.sample})
+    run(twin)
+    for name in ("results.json", "judgements.jsonl"):
+        assert (folder(twin) / name).read_bytes() == (folder(config) / name).read_bytes()
+
+
+def sampled(config, model: str) -> list[dict]:
+    return rows(Path(config.run) / "sample" / model / "answers.jsonl")
+
+
+def test_finished_work_is_not_judged_again(config, monkeypatch):
+    first = run(config)
+    calls = count_calls(monkeypatch)
+    assert run(config) == first
+    assert calls == []
+
+
+def test_another_judge_is_refused_by_name(config, monkeypatch):
+    run(config)
+    monkeypatch.setattr("rational_jax.judges.refusal._REVISION", 99)
+    with pytest.raises(UserError, match="judge"):
+        run(config)
+
+
+def test_other_settings_are_refused_by_name(config):
+    run(config)
+    other = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"bootstrap": 500})})
+    with pytest.raises(UserError, match=r"evaluate\.bootstrap: 400 -> 500"):
+        run(other)
+
+
+def test_a_model_that_was_not_sampled_is_named(run_maker, tmp_path):
+    config = run_maker(tmp_path, models=("base",))
+    more = config.model_copy(update={"sample": config.sample.model_copy(update={"models": ("base", "rational")})})
+    with pytest.raises(UserError, match="rational sample"):
+        run(more)
+
+
+def test_answers_that_were_changed_by_hand_are_refused(config):
+    path = Path(config.run) / "sample" / "base" / "answers.jsonl"
+    path.write_text(path.read_text("utf-8").replace("oats", "hay"), "utf-8")
+    with pytest.raises(UserError, match=r"answers\.jsonl is not the file"):
+        run(config)
+
+
+def test_a_suite_that_has_grown_since_is_refused(config):
+    path = Path(config.sample.suites[0])
+    path.write_text(path.read_text("utf-8") + json.dumps({"id": "new", "text": "?"}) + "\n", "utf-8")
+    with pytest.raises(UserError, match="no answer to 1 prompts"):
+        run(config)
+
+
+def test_headline_is_the_suite_s_own_part(config, monkeypatch):
+    suite = Suite(
+        name="own",
+        title="Own",
+        source=config.sample.suites[0],
+        about="",
+        headline=Headline(words="two hops", tiers=("two-hop-new",)),
+        tiers=("two-hop-new", "one-hop"),
+    )
+    monkeypatch.setitem(SUITES, "own", suite)
+    results = run(config.model_copy(update={"sample": config.sample.model_copy(update={"suites": ("own",)})}))
+    (found,) = results.suites
+    assert found.main().by == "headline"
+    assert found.main().figures == found.slice("tier", "two-hop-new").figures
+    assert [part.name for part in found.parts("tier")] == ["two-hop-new", "one-hop", "two-hop-seen"]
+    (row, *_) = summary_rows(results)
+    assert row.asr == found.main().figures["base"].asr
+    assert found.difference("rational", "base", "asr").slice == "headline"
+
+
+def test_tables_hold_the_same_numbers(config):
+    results = run(config)
+    with (folder(config) / "tables" / "summary.csv").open(newline="") as file:
+        table = {(row["model"], row["metric"]): row for row in csv.DictReader(file)}
+    for row in summary_rows(results):
+        assert float(table[row.model, "asr"]["value"]) == row.asr.value
+        assert float(table[row.model, "mean_error"]["high"]) == row.mean_error.high
+    with (folder(config) / "tables" / "failures.csv").open(newline="") as file:
+        failures = list(csv.DictReader(file))
+    coverage = [suite.slice("all").figures for suite in results.suites]
+    assert len(failures) == sum(
+        f.coverage.answers - f.coverage.scored for figures in coverage for f in figures.values()
+    )
+
+
+def test_summary_reads_well():
+    some = Estimate(value=0.213, low=0.141, high=0.3, n=9, clusters=9)
+    none = Estimate(value=None, low=None, high=None, n=0, clusters=0)
+    assert with_interval(some) == "21% [14–30]"
+    assert with_interval(none) == "–"
+    assert (percent(0.0), percent(0.004), percent(0.996), percent(1.0)) == ("0%", "0.4%", "99.6%", "100%")
+
+
+def test_the_packaged_suite_loads_and_its_headline_is_there():
+    suite = find_suite("micro")
+    prompts = load_suite("micro")
+    assert {prompt.label for prompt in prompts} == {"harmful", "benign"}
+    assert any(suite.headline.holds(prompt) for prompt in prompts)
+    assert {prompt.category for prompt in prompts} == set(suite.tiers)
+    assert all(prompt.meta["premise"] and prompt.base_id for prompt in prompts)
+    assert len(load_suite("micro", limit=3)) == 3
+
+
+def test_an_unknown_suite_and_shared_ids_are_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no suite 'sorry'"):
+        load_suite("sorry")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "same", "text": "?"}) + "\n")
+    with pytest.raises(UserError, match="both have a prompt with the id 'same'"):
+        load_suites([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
