@@ -34,8 +34,8 @@ class Checkpoints:
     def __init__(self, directory: str | Path, *, keep: int | None = None, read_only: bool = False):
         """Open `directory`, making it unless `read_only`; after each save only the last `keep` steps stay (None: all).
 
-        A writer removes what an earlier process left unfinished; a reader touches nothing, so it may look at a run
-        that is being trained. Raises UserError for a reader where there is no such directory.
+        A writer has removed what an earlier process left unfinished before its first save; a reader touches nothing,
+        so it may look at a run that is being trained. Raises UserError for a reader where there is no such directory.
         """
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
@@ -49,7 +49,6 @@ class Checkpoints:
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep) if keep else None,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
-                read_only=read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_list),
             ),
             item_handlers={_STATE: ocp.PyTreeCheckpointHandler(), _METADATA: ocp.JsonCheckpointHandler()},
@@ -70,8 +69,10 @@ class Checkpoints:
         """Start to save a state and its metadata as `step`, and return once the arrays have been copied to the host.
 
         The arrays may be donated right after. What goes wrong in the background is raised by the next call. Raises
-        ValueError for a step that is not after the latest.
+        ValueError for a step that is not after the latest, and where this is a reader.
         """
+        if self._read_only:
+            raise ValueError(f"{self.directory} was opened to be read")
         # A save that is still running has to end first: Orbax would wait here too, but without knowing its own step.
         latest = self.latest()
         if latest is not None and step <= latest:

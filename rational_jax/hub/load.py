@@ -181,7 +181,7 @@ def _no_weights(path: Path) -> str:
         return f"{path} is not a directory"
     if any(found for pattern in _PICKLES for found in path.glob(pattern)):
         return f"{path} has its weights as pickle files, which can run code: convert them to safetensors first"
-    return f"{path} has no weights ({SINGLE_FILE} or {INDEX_FILE})"
+    return f"{path} has no safetensors weights ({SINGLE_FILE} or {INDEX_FILE})"
 
 
 def _listed(names: list[str]) -> str:

@@ -61,6 +61,11 @@ class Verification:
         return f"verified with {self.method}: float32 logits agree within {self.tolerance:g} of the largest"
 
 
+def is_computed(mode: str) -> bool:
+    """Whether a check in this mode compares logits, and so needs token rows, on this installation."""
+    return _method(mode, "transformers") == "transformers"
+
+
 def probe_tokens(config: DecoderConfig, rendered: Sequence[Sequence[int]] = (), *, seed: int = 0) -> list[np.ndarray]:
     """Token rows to compare logits on: two random rows over the whole vocabulary, and `rendered` chats. int32 `[S]`."""
     length = min(64, config.max_positions)

@@ -156,9 +156,12 @@ def test_a_reader_leaves_everything_alone(written, tmp_path):
     unfinished.mkdir()
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.latest() == 3
+        with pytest.raises(ValueError, match="opened to be read"):
+            checkpoints.save(5, make_state(5), {})
     assert unfinished.is_dir()
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest() == 3
+        checkpoints.save(5, make_state(5), {})
     assert not unfinished.exists()
     with pytest.raises(UserError, match="there are no checkpoints"):
         Checkpoints(tmp_path / "nowhere", read_only=True)

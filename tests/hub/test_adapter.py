@@ -1,5 +1,6 @@
 """LoRA factors and PEFT: what we save, peft loads with equal logits; what peft saves, loads here."""
 
+import functools
 import json
 import shutil
 
@@ -27,13 +28,10 @@ def random_lora(config, lora: LoraConfig) -> dict:
     return jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
-def our_logits(config, params, lora=None) -> np.ndarray:
-    @jax.jit
-    def logits(params):
-        decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
-        return decoder.unembed(decoder(TOKENS)[0])
-
-    return np.asarray(logits(params))
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def our_logits(config, params, lora=None) -> jax.Array:
+    decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
+    return decoder.unembed(decoder(TOKENS)[0])
 
 
 def their_logits(model) -> np.ndarray:
@@ -46,7 +44,7 @@ def error(ours, theirs) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "targets"), [("gqa", ALL), ("mha-tied-bf16", ("q_proj", "v_proj")), ("wide-heads-bias-sharded", ALL)]
+    ("name", "targets"), [("mha-tied-bf16", ("q_proj", "v_proj")), ("wide-heads-bias-sharded", ALL)]
 )
 def test_peft_computes_what_we_compute(name, targets, llama_directory, tmp_path):
     base = llama_directory(name)

@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from rational_jax import hub
+from rational_jax.hub import load
 from rational_jax.models import abstract_params, bind
 
 torch = pytest.importorskip("torch")
@@ -89,17 +90,26 @@ def test_configuration_survives_being_written(name, llama_directory):
     assert theirs.tie_word_embeddings == source.tie_word_embeddings
 
 
-def test_each_device_reads_its_own_slice(llama_directory, monkeypatch):
+def test_nothing_is_read_twice_for_many_devices(llama_directory, monkeypatch):
+    """Rows over one mesh axis, copies over the other: the parts that devices hold together are all that is read."""
     source = llama_directory("wide-heads-bias-sharded")
     config = hub.load_config(source)
     whole = hub.load_params(source, config)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))
-    spec = jax.sharding.PartitionSpec()
-    shardings = jax.tree.map(lambda _: jax.sharding.NamedSharding(mesh, spec), whole)
-    placed = hub.load_params(source, config, shardings=shardings)
-    for ours, theirs in zip(jax.tree.leaves(placed), jax.tree.leaves(whole), strict=True):
-        assert ours.sharding.mesh == mesh
-        np.testing.assert_array_equal(ours, theirs)
+    devices = np.array(jax.devices())
+    mesh = jax.sharding.Mesh(devices.reshape(-1, 2 if len(devices) % 2 == 0 else 1), ("rows", "copies"))
+
+    def sharding(leaf: jax.Array) -> jax.sharding.NamedSharding:
+        rows = "rows" if leaf.ndim == 3 else None
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None, rows][: leaf.ndim]))
+
+    read, sizes = load.TensorFiles.read, []
+    monkeypatch.setattr(load.TensorFiles, "read", lambda *a: sizes.append((part := read(*a)).size) or part)
+    shardings = jax.tree.map(sharding, whole)
+    placed = hub.load_params(source, config, jnp.bfloat16, shardings)
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(whole))
+    for ours, theirs, wanted in zip(*map(jax.tree.leaves, (placed, whole, shardings)), strict=True):
+        assert ours.sharding == wanted
+        np.testing.assert_array_equal(ours, theirs.astype(jnp.bfloat16))
 
 
 def test_cast_rounds_as_torch_does(llama_directory, tmp_path):

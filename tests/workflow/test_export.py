@@ -1,0 +1,275 @@
+"""A trained arm becomes directories that others load, or an error and nothing."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+
+from rational_jax import hub
+from rational_jax.checkpoint import Checkpoints
+from rational_jax.config import RunConfig
+from rational_jax.errors import UserError
+from rational_jax.manifest import Stage, read_stage
+from rational_jax.models import DecoderConfig, LoraConfig, init_lora, init_params, merge_lora
+from rational_jax.storage import sha256_file, sha256_tree
+from rational_jax.workflow import export
+
+DECODER = DecoderConfig(
+    family="llama",
+    vocab_size=45,
+    embed_dim=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=40,
+    norm_eps=1e-5,
+    rope_theta=10000.0,
+    max_positions=128,
+    tie_embeddings=True,
+)
+LORA = LoraConfig(rank=2, alpha=3.0, targets=("q_proj", "o_proj", "up_proj"))
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def rounded(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A bfloat16 base with a tokenizer and a chat template."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    hub.save_model(directory, DECODER, rounded(jax.jit(init_params, static_argnums=0)(DECODER, jax.random.key(0))))
+    letters = [*"abcdefghijklmnopqrstuvwxyzWIT.?<>/ \n", "<eos>", "<user>", "<assistant>", "<unk>"]
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({c: i for i, c in enumerate(letters)}, unk_token="<unk>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    core.decoder = tokenizers.decoders.Fuse()
+    core.add_special_tokens(["<eos>", "<user>", "<assistant>"])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", unk_token="<unk>")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def factors() -> dict:
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_lora(DECODER, LORA, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * random.standard_normal(leaf.shape, np.float32)), shapes)
+
+
+def train(config: RunConfig, trainable: dict, base: Path, lora: LoraConfig | None) -> None:
+    """What `rational train` leaves."""
+    stage = Stage.open(
+        Path(config.run) / "train" / "rational",
+        verb="train",
+        settings={"train": config.train.model_dump(mode="json"), "chat": config.chat.model_dump(mode="json")},
+        inputs={"curate": "0" * 64},
+    )
+    state = {"trainable": trainable, "opt_state": (None, {"mu": jnp.ones(3)}), "step": jnp.int32(7)}
+    made = {
+        "method": "lora" if lora else "full",
+        "lora": dataclasses.asdict(lora) if lora else None,
+        "base": hub.identity(base),
+    }
+    with Checkpoints(stage.directory / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(7, state, made)
+    stage.finish(outputs={}, figures={})
+
+
+def configured(run: Path, base: Path, **changes) -> RunConfig:
+    return RunConfig.model_validate({"run": str(run), "model": {"name": str(base)}, "export": changes})
+
+
+@pytest.fixture
+def lora_run(tmp_path, base, factors):
+    """A trained LoRA run; call with export settings to get its configuration."""
+    train(configured(tmp_path / "run", base), factors, base, LORA)
+    return lambda **changes: configured(tmp_path / "run", base, **changes)
+
+
+def read(directory: Path, dtype=None) -> dict:
+    return hub.load_params(directory, hub.load_config(directory), dtype)
+
+
+def assert_equal(ours: dict, theirs: dict) -> None:
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_both_parts_checked_by_transformers_and_peft(lora_run, base, factors):
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    directory = export.run(lora_run(), "rational")
+
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), read(base))
+    assert_equal(read(directory / "merged"), rounded(merge_lora(wide, factors, LORA.scale)))
+    adapter = hub.load_adapter(directory / "adapter", DECODER)
+    assert adapter.lora == LORA and adapter.base_name == str(base)
+    assert_equal(adapter.params, factors)
+    assert (directory / "merged" / "chat_template.jinja").read_text() == TEMPLATE
+
+    manifest = read_stage(directory, verb="export")
+    assert manifest["figures"]["merged"]["method"] == "transformers"
+    assert manifest["figures"]["adapter"]["method"] == "peft"
+    # Two random rows and the rendered chat.
+    assert manifest["figures"]["merged"]["tokens"] > 128
+    assert 0 < manifest["figures"]["adapter"]["error"] <= 1e-4
+    assert manifest["outputs"] == sha256_tree(directory, ignore=("manifest.json", ".lock")) | {
+        f"{part}/manifest.json": sha256_file(directory / part / "manifest.json") for part in ("merged", "adapter")
+    }
+    for part in ("merged", "adapter"):
+        described = json.loads((directory / part / "manifest.json").read_text())
+        assert described["files"] == sha256_tree(directory / part, ignore=("manifest.json",))
+        assert described["base"] == hub.identity(base)
+        card = (directory / part / "README.md").read_text()
+        assert "`rational`" in card and "| `train.learning_rate` | 0.001 |" in card and "verified with" in card
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", "float32"), ("bfloat16", "bfloat16"), ("base", "bfloat16")]
+)
+def test_dtype_of_the_merged_model(lora_run, base, factors, dtype, expected):
+    directory = export.run(lora_run(dtype=dtype, verify="self", adapter=False), "rational")
+    assert sorted(p.name for p in directory.iterdir() if p.is_dir()) == ["merged"]
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), read(base))
+    merged = merge_lora(wide, factors, LORA.scale)  # in float32, so that only one rounding follows
+    assert_equal(read(directory / "merged"), jax.tree.map(lambda leaf: leaf.astype(expected), merged))
+    assert json.loads((directory / "merged" / "config.json").read_text())["torch_dtype"] == expected
+    assert "self-verified" in (directory / "merged" / "README.md").read_text()
+
+
+def test_full_training_exports_what_was_trained(tmp_path, base):
+    trained = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) + 0.01, read(base))
+    config = configured(tmp_path / "run", base, verify="self", dtype="float32")
+    train(config, trained, base, None)
+    directory = export.run(config, "rational")
+    assert_equal(read(directory / "merged"), trained)
+    assert not (directory / "adapter").exists()
+    with pytest.raises(UserError, match=r"set export\.merged=true"):
+        export.run(configured(tmp_path / "run", base, merged=False), "rational")
+
+
+def test_a_second_run_changes_nothing_and_other_settings_are_refused(lora_run):
+    config = lora_run(verify="self")
+    directory = export.run(config, "rational")
+    before = {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in directory.rglob("*") if f.is_file()}
+    said = []
+
+    class Listener(type(export.SILENT)):
+        def message(self, text):
+            said.append(text)
+
+    export.run(config, "rational", Listener())
+    assert said == ["export rational: already done"]
+    assert before == {f: (f.stat().st_mtime_ns, f.stat().st_ino) for f in directory.rglob("*") if f.is_file()}
+    with pytest.raises(UserError, match=r"export\.dtype: base -> float32"):
+        export.run(lora_run(verify="self", dtype="float32"), "rational")
+
+
+def test_the_gate_lets_nothing_wrong_appear(lora_run, monkeypatch):
+    write = hub.write_model
+
+    def forgetful(directory, config, params, **options):
+        write(directory, config, params | {"norm": {"weight": params["norm"]["weight"] * 2}}, **options)
+
+    monkeypatch.setattr(hub, "write_model", forgetful)
+    with pytest.raises(UserError, match=r"off: model\.norm\.weight"):
+        export.run(lora_run(verify="self"), "rational")
+    directory = Path(lora_run().run) / "export" / "rational"
+    assert {p.name for p in directory.iterdir()} <= {"manifest.json", ".lock"}
+    monkeypatch.undo()
+    export.run(lora_run(verify="self"), "rational")
+    assert (directory / "merged").is_dir()
+
+
+def test_what_is_not_there_is_named(lora_run, base, tmp_path):
+    with pytest.raises(UserError, match="run `rational train` first"):
+        export.run(configured(tmp_path / "other", base), "rational")
+    run = Path(lora_run().run)
+    changed = tmp_path / "changed"
+    params = jax.tree.map(lambda leaf: leaf * 2, read(base))
+    hub.save_model(changed, DECODER, params, source=base)
+    with pytest.raises(UserError, match="is not the one that 'rational' was trained from"):
+        export.run(configured(run, changed), "rational")
+    file = next((run / "train" / "rational" / "checkpoints" / "7" / "state" / "d").iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="cut short"):
+        export.run(lora_run(), "rational")
+    assert not (run / "export").exists()
+
+
+# For each pair of a configuration and a pattern: a process that exports and kills itself when something of that pattern
+# appears in the directory of the export. Imports are done once, before the JAX runtime exists.
+KILLED = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+from rational_jax.config import RunConfig
+from rational_jax.workflow import export
+
+def scenario(config, pattern):
+    def watch():
+        while True:
+            try:
+                found = next((Path(config.run) / "export" / "rational").glob(pattern), None)
+            except FileNotFoundError:
+                found = None
+            if found:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.0002)
+
+    threading.Thread(target=watch, daemon=True).start()
+    export.run(config, "rational")
+
+children = []
+for config, pattern in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        try:
+            scenario(RunConfig.model_validate_json(config), pattern)
+        finally:
+            os._exit(1)
+    children.append(child)
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+"""
+
+
+def test_killed_and_run_again_leaves_equal_bytes(tmp_path, base, factors):
+    configs = [configured(tmp_path / name, base, verify="self") for name in ("whole", "first", "second")]
+    for config in configs:
+        train(config, factors, base, LORA)
+    whole = export.run(configs[0], "rational")
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    patterns = ("merged.partial/model.safetensors", "adapter.partial/*")
+    pairs = json.dumps([(c.model_dump_json(), p) for c, p in zip(configs[1:], patterns, strict=True)])
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, pairs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [-signal.SIGKILL] * 2, done.stderr
+    for config, there in zip(configs[1:], ([], ["merged"]), strict=True):
+        directory = Path(config.run) / "export" / "rational"
+        kept = [p for p in directory.iterdir() if p.is_dir() and not p.name.endswith(".partial")]
+        assert [p.name for p in kept] == there
+        inodes = [p.stat().st_ino for p in kept]
+        assert export.run(config, "rational") == directory
+        assert [p.stat().st_ino for p in kept] == inodes  # finished parts are kept
+        for part in ("merged", "adapter"):
+            # The training runs differ by their checkpoints' directories only, so their digests are equal.
+            assert sha256_tree(directory / part) == sha256_tree(whole / part)
+        assert sorted(p.name for p in directory.iterdir() if p.is_dir()) == ["adapter", "merged"]
