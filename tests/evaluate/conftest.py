@@ -113,8 +113,12 @@ def make_run(root: Path, *, objects: int = 48, models: tuple[str, ...] = ("base"
             write_training(root / "run" / "train" / model, draw, reasons=model == "rational")
     funnel = root / "run" / "curate" / "funnel.json"
     funnel.parent.mkdir(parents=True, exist_ok=True)
-    steps = ("prompts", len(rows)), ("samples", 4 * len(rows)), ("finished", 3 * len(rows)), ("kept", len(rows) - 5)
-    funnel.write_text(json.dumps([{"stage": name, "count": count} for name, count in steps]))
+    count = len(rows)
+    rejected = {"format": count // 2, "label": count, "surplus": count // 3, "short": 0}
+    kept = 4 * count - sum(rejected.values())
+    funnel.write_text(
+        json.dumps({"prompts": count, "covered": count - 5, "samples": 4 * count, "rejected": rejected, "kept": kept})
+    )
     return RunConfig.model_validate(
         {
             "run": str(root / "run"),

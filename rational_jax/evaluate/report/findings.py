@@ -106,8 +106,10 @@ def _chance(suite: SuiteResults) -> list[str]:
     ]
     if not unclear:
         return []
-    verb = "cannot be told" if len(unclear) == 1 else "can none of them be told"
-    return [f"{_capital(_list(unclear))} {verb} from chance (a mean error of 50%)."]
+    if len(unclear) == 1:
+        return [f"{_capital(unclear[0])} cannot be told from chance (a mean error of 50%)."]
+    these = f"Neither {unclear[0]} nor {unclear[1]}" if len(unclear) == 2 else f"None of {_list(unclear)}"
+    return [f"{these} can be told from chance (a mean error of 50%)."]
 
 
 def _reasoning(figures: Figures, subject: str) -> list[str]:

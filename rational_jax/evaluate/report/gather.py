@@ -36,15 +36,29 @@ def training_curves(root: Path, arms: tuple[str, ...]) -> list[Curves]:
     return found
 
 
-def funnel(root: Path) -> list[tuple[str, int]]:
-    """The stages of curation and how much was left after each; empty where there was none."""
+@dataclass(frozen=True, kw_only=True)
+class Curation:
+    """How many samples were left after each filter, from all to those kept, and how many prompts these cover."""
+
+    left: tuple[tuple[str, int], ...]
+    prompts: int
+    covered: int
+
+
+def curation(root: Path) -> Curation | None:
+    """The funnel of `rational curate`, or None where the run has none. Filters that rejected nothing are left out."""
     path = root / "curate" / "funnel.json"
     if not path.exists():
-        return []
+        return None
     try:
-        return [(str(row["stage"]), int(row["count"])) for row in json.loads(path.read_text("utf-8"))]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not what `rational curate` writes; run it again") from None
+        funnel = json.loads(path.read_text("utf-8"))
+        left = [("sampled", funnel["samples"])]
+        for name, gone in funnel["rejected"].items():
+            if gone:
+                left.append((f"after “{name}”", left[-1][1] - gone))
+        return Curation(left=tuple(left), prompts=funnel["prompts"], covered=funnel["covered"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is not what `rational curate` writes; delete that folder and run it again") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def page(config: RunConfig, results: Results, outcomes: dict) -> str:
         failures=_failures(outcomes),
         losses=figures.losses(curves),
         arms=[one.arm for one in curves],
-        funnel=gather.funnel(root),
+        curation=gather.curation(root),
         chain=gather.chain(root),
         versions=gather.versions(root),
         configuration=to_yaml(config),

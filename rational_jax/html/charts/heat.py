@@ -11,16 +11,16 @@ def heat_map(
     rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], float | None], *, title: str
 ) -> Markup:
     """A grid of shares in [0, 1] by (row, column). A cell without a value is left open."""
-    left, head, height = 108.0, 26.0, 24.0
+    left, head, height = 122.0, 26.0, 24.0
     # Cells have one width in every map, so that narrow maps stay legible beside each other in a row.
-    width = min(72.0, (WIDTH - left) / max(1, len(columns)))
+    width = min(78.0, (WIDTH - left) / max(1, len(columns)))
     parts = [
-        text(left + width * (place + 0.5), head - 9, shorten(column, int(width / 6.6)), anchor="middle", class_="tick")
+        text(left + width * (place + 0.5), head - 9, shorten(column, int(width / 6)), anchor="middle", class_="tick")
         for place, column in enumerate(columns)
     ]
     for down, row in enumerate(rows):
         y = head + down * height
-        parts.append(text(left - 10, y + 16, shorten(row, 16), anchor="end"))
+        parts.append(text(left - 10, y + 16, shorten(row, 18), anchor="end"))
         for along, column in enumerate(columns):
             x = left + along * width
             value = values.get((row, column))

@@ -54,6 +54,9 @@ def test_the_page_tells_the_finding_of_its_numbers(made, page):
     for section in ("Transcripts", "Failures", "Paired differences", "Training loss over reasoning tokens", "Curation"):
         assert section in page
     assert page.count("<svg") > 10
+    funnel = json.loads((Path(made[0].run) / "curate" / "funnel.json").read_text())
+    assert f"{funnel['kept']:,} for {funnel['covered']:,} of {funnel['prompts']:,} prompts" in page
+    assert "after “label”" in page and "after “short”" not in page
 
 
 def test_no_address_outside_the_page_and_no_inline_handler(page):

@@ -1,0 +1,22 @@
+"""Evaluation: what the models' answers did, with the uncertainty, and the page that shows it.
+
+`run` judges and computes, `report.run` writes the page. Everything that shows a figure takes it from `Results`.
+"""
+
+from rational_jax.evaluate.outcomes import Answer, Outcome
+from rational_jax.evaluate.results import Results, SummaryRow, read_results, summary_rows
+from rational_jax.evaluate.run import read_outcomes, run
+from rational_jax.evaluate.suites import load_suite, load_suites
+
+__all__ = [
+    "Answer",
+    "Outcome",
+    "Results",
+    "SummaryRow",
+    "load_suite",
+    "load_suites",
+    "read_outcomes",
+    "read_results",
+    "run",
+    "summary_rows",
+]
