@@ -43,11 +43,12 @@ def write_hf(
     rationales: Sequence[Rationale],
     directory: str | Path,
     title: str = "Rationales",
+    about: str = "",
     funnel: Mapping[str, int] | None = None,
 ) -> None:
     """Writes the rationales in their order to `<directory>/data/train-*.parquet` with a card; whole or not at all.
 
-    `funnel` (what happened -> how many samples) is printed in the card.
+    `title` and `about` head the card, and `funnel` (what happened -> how many samples) is a table in it.
     """
     rationales = list(rationales)
     shards = [rationales[i : i + _SHARD_EXAMPLES] for i in range(0, len(rationales), _SHARD_EXAMPLES)] or [[]]
@@ -58,7 +59,7 @@ def write_hf(
             pyarrow.parquet.write_table(
                 table, partial / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet", compression="zstd"
             )
-        atomic_write_text(partial / "README.md", dataset_card(rationales, title, funnel))
+        atomic_write_text(partial / "README.md", dataset_card(rationales, title, about, funnel))
         write_checksums(partial, rationales)
 
 
@@ -70,7 +71,9 @@ def read_hf(directory: str | Path) -> list[Rationale]:
     return [from_row(row) for row in rows]
 
 
-def dataset_card(rationales: Sequence[Rationale], title: str, funnel: Mapping[str, int] | None = None) -> str:
+def dataset_card(
+    rationales: Sequence[Rationale], title: str, about: str = "", funnel: Mapping[str, int] | None = None
+) -> str:
     """The README of the dataset: what it holds, how much of what, and what was filtered on the way. Markdown."""
     lines = [
         "---",
@@ -91,6 +94,7 @@ def dataset_card(rationales: Sequence[Rationale], title: str, funnel: Mapping[st
         "they are put together for training, `prompt_id`, `source` and `sample` where they come from.",
         "",
     ]
+    lines += [about, ""] if about else []
     lines += _counts("Label", [rationale.prompt.label for rationale in rationales])
     lines += _counts("Category", [rationale.prompt.category for rationale in rationales])
     lines += _counts("Style", [rationale.prompt.style for rationale in rationales])

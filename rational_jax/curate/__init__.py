@@ -1,0 +1,22 @@
+"""The model writes rationales, filters decide which are kept, and datasets to train on are made of those."""
+
+from rational_jax.curate.filters import FILTERS, Candidate, Filtered, Rejection, Rules, apply_filters
+from rational_jax.curate.funnel import Funnel, make_funnel
+from rational_jax.curate.layouts import derive
+from rational_jax.curate.recipes import Recipe, load_recipe
+from rational_jax.curate.run import run
+
+__all__ = [
+    "FILTERS",
+    "Candidate",
+    "Filtered",
+    "Funnel",
+    "Recipe",
+    "Rejection",
+    "Rules",
+    "apply_filters",
+    "derive",
+    "load_recipe",
+    "make_funnel",
+    "run",
+]
