@@ -80,7 +80,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
 def test_other_inputs_are_refused_by_name_and_digests_are_shortened(tmp_path):
     begin(tmp_path / "x")
     other = INPUTS | {"base": {"name": "micro", "files": {"model.safetensors": "dd" * 32}}}
-    with pytest.raises(UserError, match="from other inputs: input base.files.model.safetensors: b{12}…b{4} -> d{12}…"):
+    with pytest.raises(UserError, match=r"from other inputs: input base.files.model.safetensors: b{12}…b{4} -> d{12}…"):
         begin(tmp_path / "x", inputs=other)
 
 

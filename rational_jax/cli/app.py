@@ -1,11 +1,11 @@
 """The command itself: the verbs in the order of the pipeline, and what happens to wrong options."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
 from rational_jax.cli import curate, demo, evaluate, export, report, sample, train
-from rational_jax.cli.process import use_huge_pages
 from rational_jax.cli.session import FAILED, fail
 
 app = typer.Typer(
@@ -34,20 +34,18 @@ for _verb in (demo.demo, curate.curate, train.train, export.export, sample.sampl
 _UsageError = typer.BadParameter.__base__
 
 
-def main() -> None:
-    """Runs the command and exits: 0 done, 2 something for the user to mend, 130 stopped by Ctrl-C."""
-    use_huge_pages()
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command in this process. The exit code: 0 done, 2 something for the user to mend, 130 stopped."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" instead of ending the run
     try:
-        code = app(args=sys.argv[1:] or ["--help"], prog_name="rational", standalone_mode=False)
+        code = app(args=list(arguments) or ["--help"], prog_name="rational", standalone_mode=False)
         sys.stdout.flush()
     except _UsageError as error:
         verb = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else ""
         fail(f"{error.format_message().rstrip('.')}; see `rational{verb} --help`")
-        sys.exit(FAILED)
+        return FAILED
     except BrokenPipeError:
-        # The reader, such as `head`, has what it wanted. Nobody is left to write to, at exit neither.
-        sys.stdout = None
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout = None  # the reader, such as `head`, has what it wanted: nothing to flush at exit
+        return 0
+    return code if isinstance(code, int) else 0

@@ -91,12 +91,14 @@ class _Task:
         self._note = ""
         self._before = done
         self._opened = self.shown = clock()
-        self._first: tuple[float, int] | None = None
+        # When this run's first and latest units were done, and how many there were then.
+        self._first = self._last = (self._opened, done)
 
     def advance(self, n: int = 1) -> None:
         self.done += n
-        # The first units take along what happens once, such as compiling; the pace is counted from their end.
-        self._first = self._first or (self._clock(), self.done)
+        self._last = (self._clock(), self.done)
+        if self._first[1] == self._before:
+            self._first = self._last
         self.changed()
 
     def note(self, text: str) -> None:
@@ -104,24 +106,31 @@ class _Task:
         self.changed()
 
     def pace(self) -> float | None:
-        """Units a second, as far as this run has seen."""
-        if self._first is None:
+        """Units a second, as far as this run has seen.
+
+        The first units take along what happens once, such as compiling: the pace is counted from their end. Until
+        there are more, they give a guess that is too slow.
+        """
+        since, units = self._first if self._last != self._first else (self._opened, self._before)
+        until, done = self._last
+        return (done - units) / (until - since) if until > since else None
+
+    def left(self) -> float | None:
+        """Seconds that are left at this pace."""
+        pace = self.pace()
+        if not pace or self.total is None or self.done >= self.total:
             return None
-        since, units = self._first
-        if self.done == units:  # one advance yet: a guess that is too slow rather than none
-            since, units = self._opened, self._before
-        seconds = self._clock() - since
-        return (self.done - units) / seconds if seconds > 0 else None
+        return max((self.total - self.done) / pace - (self._clock() - self._last[0]), 0.0)
 
     def state(self) -> str:
         """Such as "40/120 steps · 3.1 steps/s · 0:13 · 0:26 left · loss 1.23"."""
-        pace = self.pace()
+        pace, left = self.pace(), self.left()
         parts = [self._count()]
         if pace and self.unit:
             parts.append(_pace(pace, self.unit))
         parts.append(duration(self._clock() - self._opened))
-        if pace and self.total is not None and self.done < self.total:
-            parts.append(f"{duration((self.total - self.done) / pace)} left")
+        if left is not None:
+            parts.append(f"{duration(left)} left")
         return " · ".join(part for part in (*parts, self._note) if part)
 
     def closing(self) -> str:

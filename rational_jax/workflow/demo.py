@@ -26,6 +26,8 @@ _EXPORT = 6.0
 _EVALUATE = 6.0
 _REPORT = 2.0
 
+_UNITS = 1000  # of the overall bar
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
@@ -43,16 +45,16 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Path:
     Raises UserError, before anything is computed, where prompts or suites cannot be read; and whatever a verb raises.
     Rerunning continues: finished verbs are passed over in an instant.
     """
-    steps = plan(config)
+    steps, root = plan(config), Path(config.run)
     total = sum(step.seconds for step in steps)
-    done = sum(step.seconds for step in steps if _finished(Path(config.run), step))
-    page = Path()
-    with progress.task("demo", total=_UNITS, done=int(_UNITS * done / total)) as overall:
-        for number, step in enumerate(steps, start=1):
-            overall.note(f"{number} of {len(steps)}: {step.folder.replace('/', ' ')}")
-            share = 0.0 if _finished(Path(config.run), step) else _UNITS * step.seconds / total
-            with _Shared(progress, overall, share) as shared:
-                page = step.run(shared)
+    ahead = [0.0 if _finished(root, step) else _UNITS * step.seconds / total for step in steps]
+    page = root
+    with progress.task("demo", total=_UNITS, done=_UNITS - round(sum(ahead))) as task:
+        overall = _Overall(task)
+        for number, (step, share) in enumerate(zip(steps, ahead, strict=True), start=1):
+            task.note(f"{number} of {len(steps)}: {step.folder.replace('/', ' ')}")
+            with _Verb(progress, overall, share) as verb:
+                page = step.run(verb)
     return page
 
 
@@ -88,10 +90,23 @@ def _finished(root: Path, step: Step) -> bool:
     return True
 
 
-_UNITS = 1000  # of the overall bar
+class _Overall:
+    """The bar over all verbs, moved by fractions of a unit; it advances by whole ones."""
+
+    def __init__(self, task: Task):
+        self._task = task
+        self._moved = 0.0
+        self._shown = 0
+
+    def move(self, units: float) -> None:
+        self._moved += units
+        whole = round(self._moved) - self._shown
+        if whole:
+            self._shown += whole
+            self._task.advance(whole)
 
 
-class _Shared:
+class _Verb:
     """A Progress for one verb, which moves the overall bar along by the verb's share of it.
 
     A verb may have several tasks and does not say how many: each gets most of what is left, the verb's end the rest.
@@ -99,38 +114,32 @@ class _Shared:
 
     _PART = 0.9
 
-    def __init__(self, progress: Progress, overall: Task, share: float):
-        self._progress, self._overall = progress, overall
-        self._left = share
-        self._owed = 0.0
+    def __init__(self, progress: Progress, overall: _Overall, share: float):
+        self._progress, self._overall, self._left = progress, overall, share
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is None:
-            self._move(self._left)
+            self._overall.move(self._left)
 
     def message(self, text: str) -> None:
         self._progress.message(text)
 
     @contextmanager
     def task(self, description: str, total: int | None, unit: str = "", done: int = 0) -> Iterator[Task]:
+        part = self._PART * self._left if total is not None and total > done else 0.0
         with self._progress.task(description, total, unit, done) as task:
-            part = self._PART * self._left
-            self._left -= part
-            ahead = max((total or 0) - done, 1)
-            yield _SharedTask(task, lambda n: self._move(part * n / ahead) if total else None)
+            yield _VerbTask(task, lambda n: self._move(part * n / (total - done) if part else 0.0))
 
     def _move(self, units: float) -> None:
-        self._owed += units
-        whole = int(self._owed)
-        if whole:
-            self._owed -= whole
-            self._overall.advance(whole)
+        units = min(units, self._left)
+        self._left -= units
+        self._overall.move(units)
 
 
-class _SharedTask:
+class _VerbTask:
     def __init__(self, task: Task, moved: Callable[[int], None]):
         self._task, self._moved = task, moved
 
