@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -118,7 +119,9 @@ def test_without_torch_it_checks_itself(model, monkeypatch):
 @pytest.fixture
 def adapter(model, tmp_path):
     _, config, _, _ = model
-    factors = jax.jit(lambda key: jax.tree.map(lambda x: x + 0.05, init_lora(config, LORA, key)))(jax.random.key(0))
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_lora(config, LORA, jax.random.key(0)))
+    factors = jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.standard_normal(leaf.shape, np.float32)), shapes)
     hub.save_adapter(tmp_path / "adapter", config, factors, LORA, base_name="base")
     return tmp_path / "adapter", factors
 

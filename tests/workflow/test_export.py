@@ -20,7 +20,7 @@ from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.models import DecoderConfig, LoraConfig, init_lora, init_params, merge_lora
+from rational_jax.models import DecoderConfig, LoraConfig, abstract_params, init_lora, merge_lora
 from rational_jax.storage import sha256_file, sha256_tree
 from rational_jax.workflow import export
 
@@ -45,6 +45,11 @@ TEMPLATE = (
 )
 
 
+def random_like(shapes: dict) -> dict:
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * random.standard_normal(leaf.shape, np.float32)), shapes)
+
+
 def rounded(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
 
@@ -53,7 +58,7 @@ def rounded(tree):
 def base(tmp_path_factory) -> Path:
     """A bfloat16 base with a tokenizer and a chat template."""
     directory = tmp_path_factory.mktemp("models") / "tiny"
-    hub.save_model(directory, DECODER, rounded(jax.jit(init_params, static_argnums=0)(DECODER, jax.random.key(0))))
+    hub.save_model(directory, DECODER, rounded(random_like(abstract_params(DECODER))))
     letters = [*"abcdefghijklmnopqrstuvwxyzWIT.?<>/ \n", "<eos>", "<user>", "<assistant>", "<unk>"]
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel({c: i for i, c in enumerate(letters)}, unk_token="<unk>"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
@@ -67,9 +72,7 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def factors() -> dict:
-    random = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_lora(DECODER, LORA, jax.random.key(0)))
-    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * random.standard_normal(leaf.shape, np.float32)), shapes)
+    return random_like(jax.eval_shape(lambda: init_lora(DECODER, LORA, jax.random.key(0))))
 
 
 def train(config: RunConfig, trainable: dict, base: Path, lora: LoraConfig | None) -> None:
