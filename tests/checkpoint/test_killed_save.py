@@ -12,8 +12,8 @@ import pytest
 
 from rational_jax.checkpoint import Checkpoints
 
-# Where the third save is when its process kills itself: what is seen in the directory of checkpoints by then. Between the
-# list of files and the rename is too little time to watch for, so there the list's writer does it (None).
+# Where the third save is when its process kills itself: what is seen in the directory of checkpoints by then. Between
+# the list of files and the rename is too little time to watch for, so there the list's writer does it (None).
 PHASES = {
     "the temporary directory is there": "3.orbax-checkpoint-tmp*",
     "data is being written": "3.orbax-checkpoint-tmp*/**/d/*",
