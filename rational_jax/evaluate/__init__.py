@@ -6,15 +6,12 @@
 from rational_jax.evaluate.outcomes import Answer, Outcome
 from rational_jax.evaluate.results import Results, SummaryRow, read_results, summary_rows
 from rational_jax.evaluate.run import read_outcomes, run
-from rational_jax.evaluate.suites import load_suite, load_suites
 
 __all__ = [
     "Answer",
     "Outcome",
     "Results",
     "SummaryRow",
-    "load_suite",
-    "load_suites",
     "read_outcomes",
     "read_results",
     "run",

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from rational_jax.config import RunConfig
 from rational_jax.data.schema import Prompt
+from rational_jax.data.suites import Suite, find_suite, load_suites
 from rational_jax.errors import UserError
 from rational_jax.evaluate.compare import differences
 from rational_jax.evaluate.metrics import Settings, slice_figures
 from rational_jax.evaluate.outcomes import Outcome
 from rational_jax.evaluate.results import VERSION, Results, Slice, SuiteResults
-from rational_jax.evaluate.suites import Suite, find_suite, load_suites
 from rational_jax.judges import Judge
 from rational_jax.progress import SILENT, Progress
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from rational_jax import curate, evaluate, sample, train
 from rational_jax.config import RunConfig
 from rational_jax.data.sources import read_prompts
+from rational_jax.data.suites import load_suites
 from rational_jax.errors import UserError
 from rational_jax.evaluate import report
-from rational_jax.evaluate.suites import load_suites
 from rational_jax.manifest import read_stage
 from rational_jax.progress import SILENT, Progress, Task
 from rational_jax.workflow import export

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rational_jax.data.suites import SUITES, Headline, Suite, find_suite, load_suite, load_suites
 from rational_jax.errors import UserError
 from rational_jax.evaluate.results import Estimate, percent, read_results, summary_rows, with_interval
 from rational_jax.evaluate.run import run
-from rational_jax.evaluate.suites import SUITES, Headline, Suite, find_suite, load_suite, load_suites
 from rational_jax.judges import RefusalJudge
 from rational_jax.storage import sha256_tree
 

@@ -1,4 +1,4 @@
-"""The loop over a real mesh of eight devices: what it computes, that it compiles once, and that it resumes to the bit."""
+"""The loop over a mesh of eight devices: what it computes, that it compiles once, that it resumes to the bit."""
 
 import json
 
@@ -109,10 +109,9 @@ def test_resumed_to_the_bit(config, params, batches, tmp_path):
     resumed = go(parts, 6)
     assert largest_difference(straight.trainable, resumed.trainable) == 0
     assert largest_difference(straight.opt_state, resumed.opt_state) == 0
-    rows = [
-        [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in path.read_text().splitlines()]
-        for path in (whole / "metrics.jsonl", parts / "metrics.jsonl")
-    ]
+    rows = [[json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (whole, parts)]
+    for row in (*rows[0], *rows[1]):
+        assert row.pop("tokens_per_second") > 0
     assert rows[0] == rows[1]
     assert [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5, 6]
 

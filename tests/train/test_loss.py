@@ -12,7 +12,8 @@ EXECUTION = Execution(scan=False)
 
 
 def batch_of(packed):
-    return {name: jnp.asarray(getattr(packed, name)) for name in ("tokens", "segments", "positions", "weights", "kinds")}
+    names = ("tokens", "segments", "positions", "weights", "kinds")
+    return {name: jnp.asarray(getattr(packed, name)) for name in names}
 
 
 def by_hand(decoder, examples):

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from rational_jax.config import RunConfig, to_yaml
+from rational_jax.data.suites import find_suite
 from rational_jax.evaluate.metrics import DEFINITIONS
 from rational_jax.evaluate.report import figures, gather
 from rational_jax.evaluate.report.findings import find
 from rational_jax.evaluate.report.transcripts import transcripts
 from rational_jax.evaluate.results import Results, p_value, percent, points, read_results, summary_rows
 from rational_jax.evaluate.run import RESULTS, read_outcomes
-from rational_jax.evaluate.suites import find_suite
 from rational_jax.html import Page, environment, render
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.progress import SILENT, Progress

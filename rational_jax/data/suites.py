@@ -71,8 +71,16 @@ def find_suite(name: str) -> Suite:
 
 
 def load_suite(name: str, limit: int | None = None) -> list[Prompt]:
-    """The prompts of a suite, the first `limit` of them. Raises UserError for an unknown suite or a bad file."""
-    return read_prompts(find_suite(name).source, limit)
+    """The prompts of a suite in the order of its file, at most `limit`.
+
+    The chosen ones are spread evenly over the prompts in order of category, label and base, so that a part of a suite
+    is made of the same things as the whole. Raises UserError for an unknown suite or a bad file.
+    """
+    prompts = read_prompts(find_suite(name).source)
+    if limit is None or limit >= len(prompts):
+        return prompts
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].category, prompts[i].label, prompts[i].base_id, i))
+    return [prompts[i] for i in sorted(order[n * len(prompts) // limit] for n in range(limit))]
 
 
 def load_suites(names: Iterable[str], limit: int | None = None) -> dict[str, list[Prompt]]:
