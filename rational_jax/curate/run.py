@@ -221,8 +221,8 @@ def _write_rejected(path: Path, filtered: Filtered) -> None:
 
 def _write_dataset(directory: Path, layout: str, rationales: list[Rationale], recipe: Recipe, funnel: Funnel) -> None:
     title = f"Rationales, layout {layout}"
-    about = f"{title}: written by {rationales[0].generator} under the recipe {recipe.name}."
-    write_tfds(rationales, directory / "tfds", description=about)
+    about = f"The generator is {rationales[0].generator}, asked by the recipe {recipe.name}."
+    write_tfds(rationales, directory / "tfds", description=f"{title}. {about}")
     write_hf(rationales, directory / "dataset", title=title, about=about, funnel=funnel.rows())
 
 

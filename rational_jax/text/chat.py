@@ -22,6 +22,9 @@ PROMPT, REASONING, ANSWER = 0, 1, 2
 
 ROLES = ("system", "user", "assistant")
 
+# Llama's templates write today's date unless they are given one: what is trained on would change from day to day.
+_DATE = "26 Jul 2024"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
@@ -67,6 +70,7 @@ class Renderer:
         self.reasoning = reasoning
         self._control = _control_pattern(tokenizer, reasoning)
         self._anchor = _anchor(tokenizer)
+        self._variables = {"date_string": _DATE} if "date_string" in tokenizer.get_chat_template() else {}
         self.stop_ids = self._find_stop_ids()
 
     @property
@@ -147,11 +151,16 @@ class Renderer:
         if not turns:
             raise UserError("a conversation needs at least one message")
         try:
-            covered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
+            covered = self._apply_template(turns, generation_prompt)
         except jinja2.TemplateError as error:
             roles = ", ".join(message.role for message in messages)
             raise UserError(f"the chat template refuses a conversation of {roles}: {error}") from error
         return cover.lift(covered)
+
+    def _apply_template(self, turns: list[dict[str, str]], generation_prompt: bool) -> str:
+        return self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=generation_prompt, **self._variables
+        )
 
     def _parts(self, message: Message, over: Callable[[str], str] = str) -> list[tuple[str, bool]]:
         if message.role != "assistant" or not message.reasoning:
@@ -221,7 +230,7 @@ class Renderer:
         probe = "stop-probe"
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            text = self._apply_template(turns, False)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template does not render a question and an answer: {error}") from error
         ending = self._control.search(text, text.rfind(probe))

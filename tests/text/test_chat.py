@@ -1,11 +1,13 @@
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+import rational_jax.text
 from rational_jax.errors import UserError
 from rational_jax.text.chat import ANSWER, PROMPT, REASONING, Message, Renderer
 from rational_jax.text.reasoning import PLAIN, THINK
@@ -83,9 +85,11 @@ def sentencepiece(template: str) -> PreTrainedTokenizerFast:
     return fast
 
 
+MICRO = Path(rational_jax.text.__file__).parent.parent / "micro" / "model"
 ALL = {
     **{f"byte-{name}": lambda t=template: byte_level(t) for name, template in TEMPLATES.items()},
     "byte-think-tokens": lambda: byte_level(CHATML, extra=("<think>", AddedToken("</think>", special=True))),
+    "micro": lambda: PreTrainedTokenizerFast.from_pretrained(MICRO),
     "metaspace-mistral": lambda: sentencepiece(MISTRAL),
     "metaspace-chatml": lambda: sentencepiece(CHATML),
     "metaspace-words": lambda: sentencepiece(WORDS),
@@ -296,6 +300,12 @@ def test_other_refusals():
         renderer.prompt([])
     with pytest.raises(UserError, match="no chat template"):
         Renderer(byte_level(""), THINK)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_every_day():
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y %H %f') %}{% endif %}"
+    renderer = Renderer(byte_level(dated + "Today: {{ date_string }}" + CHATML), THINK)
+    assert renderer.decode(renderer.prompt([Message(role="user", content="x")])).startswith("Today: 26 Jul 2024<|im")
 
 
 def test_settings_tell_templates_apart():
