@@ -1,0 +1,23 @@
+"""Tokens from a model: requests in, completions out as they finish."""
+
+from rational_jax.sample.backends import Backend, EngineBackend, model_directory, open_engine
+from rational_jax.sample.engine import Counters, Engine
+from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, derive_seed
+from rational_jax.sample.run import run, suite_prompts, suite_source
+
+__all__ = [
+    "LENGTH",
+    "STOP",
+    "Backend",
+    "Completion",
+    "Counters",
+    "Engine",
+    "EngineBackend",
+    "Request",
+    "derive_seed",
+    "model_directory",
+    "open_engine",
+    "run",
+    "suite_prompts",
+    "suite_source",
+]

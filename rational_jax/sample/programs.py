@@ -1,0 +1,168 @@
+"""What the engine runs on the device: four compiled programs over a fixed number of slots.
+
+`prefill` reads a prompt, `insert` puts it into a slot, `begin` samples its first token, `advance` decodes several
+tokens for all slots at once. Only the first two are compiled for each length of prompts. All are jitted at module
+level, so engines of one shape share what is compiled.
+
+Shapes: L layers, B slots, K key-value heads, T cache extent, H head size, S prompt bucket, V vocabulary.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rational_jax import models
+from rational_jax.models import DecoderConfig, Execution, KVCache
+from rational_jax.parallel import constrain
+from rational_jax.sample.sampling import next_tokens
+
+NOTHING = -1  # stands where a slot has produced no token
+
+
+class Slots(NamedTuple):
+    """The device's state, one row a slot. A slot is live while it still owes tokens.
+
+    `tokens` int32 `[B]` is the newest token of each slot, at `positions` int32 in its sequence and not yet in the
+    cache; `owed` int32 is how many more may be sampled, 0 once the model has stopped; `first` int32 is a token that
+    `begin` sampled and no `advance` has reported yet, or NOTHING. `seeds` uint32, `temperature` and `top_p` float32.
+    """
+
+    cache: KVCache
+    tokens: jax.Array
+    positions: jax.Array
+    owed: jax.Array
+    first: jax.Array
+    seeds: jax.Array
+    temperature: jax.Array
+    top_p: jax.Array
+
+
+_AXES = Slots(
+    cache=KVCache(*[("layers", "batch", "kv_heads", None, None)] * 2),
+    tokens=("batch",),
+    positions=("batch",),
+    owed=("batch",),
+    first=("batch",),
+    seeds=("batch",),
+    temperature=("batch",),
+    top_p=("batch",),
+)
+
+
+def _placed(slots: Slots) -> Slots:
+    """Slots over the batch axes of the mesh and heads over its tensor axis; as they are where there is no mesh."""
+    return jax.tree.map(constrain, slots, _AXES)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "slots", "extent", "dtype"))
+def empty_slots(config: DecoderConfig, slots: int, extent: int, dtype) -> Slots:
+    """`slots` free slots over a cache of `extent` positions."""
+    shape = (config.num_layers, slots, config.num_kv_heads, extent, config.head_dim)
+    whole = functools.partial(jnp.zeros, (slots,))
+    return _placed(
+        Slots(
+            cache=KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)),
+            tokens=whole(jnp.int32),
+            positions=whole(jnp.int32),
+            owed=whole(jnp.int32),
+            first=jnp.full((slots,), NOTHING, jnp.int32),
+            seeds=whole(jnp.uint32),
+            temperature=whole(jnp.float32),
+            top_p=whole(jnp.float32),
+        )
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "execution"))
+def prefill(
+    config: DecoderConfig, execution: Execution, params: dict, tokens_1xS: jax.Array, length: jax.Array
+) -> tuple[KVCache, jax.Array]:
+    """Keys and values `[L, 1, K, S, H]` of a prompt of `length` tokens, padded to S, and the logits `[1, V]` after it.
+
+    What stands in the padding is never seen: attention looks back only, and decoding writes over it.
+    """
+    decoder = models.bind(config, params)
+    hidden, cache = decoder(tokens_1xS, execution=execution)
+    last = jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False)
+    return cache, decoder.unembed(last)
+
+
+@functools.partial(jax.jit, donate_argnames="slots")
+def insert(slots: Slots, prompt: KVCache, slot: jax.Array) -> Slots:
+    """Copies a prefilled prompt to the start of a slot's part of the cache."""
+    start = (0, slot, 0, 0, 0)
+    cache = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice(old, new, start), slots.cache, prompt)
+    return _placed(slots._replace(cache=cache))
+
+
+@functools.partial(jax.jit, static_argnames="use_top_p", donate_argnames="slots")
+def begin(
+    use_top_p: bool,
+    stop_ids: jax.Array,
+    slots: Slots,
+    logits_1xV: jax.Array,
+    whole: jax.Array,
+    seed: jax.Array,
+    real: jax.Array,
+) -> Slots:
+    """Samples the first token of a slot whose prompt has been inserted, which makes the slot live.
+
+    `stop_ids` (int32) end a sequence. `whole` int32 `[3]` is (slot, prompt length, budget of tokens), `seed` uint32,
+    `real` float32 `[2]` is (temperature, top_p).
+    """
+    slot, length, budget = whole
+    temperature, top_p = real
+    nucleus = top_p[None] if use_top_p else None
+    token = next_tokens(logits_1xV, seed[None], length[None], temperature[None], nucleus)[0]
+    owed = jnp.where(_is_stop(token, stop_ids), 0, budget - 1)
+    rows = (token, length, owed, token, seed, temperature, top_p)
+    return _placed(Slots(slots.cache, *(old.at[slot].set(new) for old, new in zip(slots[1:], rows, strict=True))))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "execution", "steps", "use_top_p"), donate_argnames="slots")
+def advance(
+    config: DecoderConfig,
+    execution: Execution,
+    steps: int,
+    use_top_p: bool,
+    stop_ids: jax.Array,
+    params: dict,
+    slots: Slots,
+    free_enough: jax.Array,
+) -> tuple[Slots, jax.Array]:
+    """Decodes up to `steps` tokens for every live slot; returns early when `free_enough` slots are free.
+
+    The tokens come as int32 `[1 + steps, B]`: the first row holds what `begin` sampled, the others what each step did,
+    with NOTHING where a slot had nothing to do.
+    """
+    decoder = models.bind(config, params)
+    size = slots.tokens.shape[0]
+    history = jnp.full((1 + steps, size), NOTHING, jnp.int32).at[0].set(slots.first)
+    slots = slots._replace(first=jnp.full_like(slots.first, NOTHING))
+
+    def unfinished(carry):
+        step, slots, _ = carry
+        return (step < steps) & (jnp.sum(slots.owed == 0) < free_enough)
+
+    def decode(carry):
+        step, slots, history = carry
+        live = slots.owed > 0
+        hidden, cache = decoder.decode(slots.tokens, slots.positions, slots.cache, execution=execution)
+        positions = slots.positions + live
+        chosen = next_tokens(
+            decoder.unembed(hidden), slots.seeds, positions, slots.temperature, slots.top_p if use_top_p else None
+        )
+        owed = jnp.where(live & ~_is_stop(chosen, stop_ids), slots.owed - 1, 0)
+        history = history.at[1 + step].set(jnp.where(live, chosen, NOTHING))
+        tokens = jnp.where(live, chosen, slots.tokens)
+        slots = slots._replace(cache=cache, tokens=tokens, positions=positions, owed=owed)
+        return step + 1, _placed(slots), history
+
+    _, slots, history = jax.lax.while_loop(unfinished, decode, (jnp.int32(0), slots, history))
+    return slots, history
+
+
+def _is_stop(tokens: jax.Array, stop_ids: jax.Array) -> jax.Array:
+    return jnp.any(tokens[..., None] == stop_ids, axis=-1)

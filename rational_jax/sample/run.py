@@ -1,0 +1,181 @@
+"""`rational sample`: a model answers the prompts of the suites."""
+
+import collections
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rational_jax import hub
+from rational_jax.config import RunConfig
+from rational_jax.data.schema import Prompt
+from rational_jax.data.sources import prompt_file, read_prompts
+from rational_jax.errors import UserError
+from rational_jax.manifest import Stage
+from rational_jax.progress import SILENT, Progress
+from rational_jax.sample.backends import Backend, model_directory, open_engine
+from rational_jax.sample.requests import STOP, Completion, Request, derive_seed
+from rational_jax.storage import JsonlLog, atomic_write_text, sha256_file, sha256_json
+from rational_jax.text.reasoning import ReasoningFormat, format_named
+
+ANSWERS = "answers.jsonl"
+SUITE_SOURCES = {"micro": "micro/test"}
+
+OpenBackend = Callable[[RunConfig, str, Progress], Backend]
+
+
+def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend: OpenBackend = open_engine) -> None:
+    """Writes `<run>/sample/<model>/answers.jsonl`: the answers of "base" or of a trained arm to all prompts.
+
+    Answers are logged as they finish; a run that was stopped goes on with those that are missing. When all are there
+    the file is put in the order of the prompts, so it ends in the same bytes however often it was stopped. A sample's
+    seed is a function of the configuration's seed, the prompt's id and the sample's number, and so the same for every
+    model. `open_backend` is called only if answers are missing.
+
+    Raises UserError where the prompts cannot be read, the model is not there, the settings contradict each other or
+    the folder was made with others.
+    """
+    section = config.sample
+    if section.samples > 1 and section.temperature == 0:
+        raise UserError(
+            f"sample.temperature: 0 makes all {section.samples} answers to a prompt equal; "
+            "set it above 0, or sample.samples=1"
+        )
+    prompts = _all_prompts(config)
+    identity = hub.identity(model_directory(config, model))
+    stage = Stage.open(
+        Path(config.run) / "sample" / model,
+        verb="sample",
+        settings={
+            "seed": config.seed,
+            "chat": config.chat.model_dump(mode="json"),
+            "model": {"dtype": config.model.dtype, "attention": config.model.attention},
+            "engine": config.engine.model_dump(mode="json", exclude={"steps_per_dispatch"}),
+            "sample": section.model_dump(mode="json", exclude={"models"}),
+        },
+        inputs={
+            "model": identity,
+            "prompts": {name: sha256_file(prompt_file(suite_source(name))) for name in section.suites},
+        },
+    )
+    if stage.complete:
+        progress.message(f"sample {model}: already done")
+        return
+    requests = _requests(config, prompts, identity)
+    path = stage.directory / ANSWERS
+    rows = _answer(config, model, path, requests, progress, open_backend)
+    ordered = [rows[key] for key in requests]
+    # One piece in order: what the log looks like depends on who finished first and on where it was stopped.
+    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
+    stage.finish(
+        outputs={ANSWERS: sha256_file(path)},
+        figures={
+            "answers": len(ordered),
+            "tokens": sum(row["tokens"] for row in ordered),
+            "status": dict(sorted(collections.Counter(row["status"] for row in ordered).items())),
+        },
+    )
+
+
+def suite_source(name: str) -> str:
+    """What `read_prompts` takes for a suite: a packaged set, or the path of a prompt file, which names itself."""
+    return SUITE_SOURCES.get(name, name)
+
+
+def suite_prompts(name: str, limit: int | None = None) -> list[Prompt]:
+    """The prompts of a suite in the order of its file, at most `limit`.
+
+    The chosen ones are spread evenly over the prompts in order of category, label and base, so that a part of a suite
+    is made of the same things as the whole. Raises UserError where there is no such suite or its file is malformed.
+    """
+    prompts = read_prompts(suite_source(name))
+    if limit is None or limit >= len(prompts):
+        return prompts
+    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].category, prompts[i].label, prompts[i].base_id, i))
+    return [prompts[i] for i in sorted(order[n * len(prompts) // limit] for n in range(limit))]
+
+
+def _all_prompts(config: RunConfig) -> list[Prompt]:
+    owner: dict[str, str] = {}
+    prompts = []
+    for suite in config.sample.suites:
+        for prompt in suite_prompts(suite, config.sample.limit):
+            if owner.setdefault(prompt.id, suite) != suite:
+                raise UserError(f"suites {owner[prompt.id]} and {suite} both have a prompt with the id {prompt.id!r}")
+            prompts.append(prompt)
+    return prompts
+
+
+def _requests(config: RunConfig, prompts: list[Prompt], identity: dict) -> dict[str, tuple[Request, Prompt, int]]:
+    """Requests by the key of their row: a hash of all that decides the answer."""
+    section = config.sample
+    decoding = {name: getattr(section, name) for name in ("temperature", "top_p", "max_new_tokens")}
+    requests = {}
+    for prompt in prompts:
+        for sample in range(section.samples):
+            seed = derive_seed(config.seed, prompt.id, sample)
+            named = f"{prompt.id} sample {sample}" if section.samples > 1 else prompt.id
+            request = Request(id=named, messages=prompt.messages, seed=seed, **decoding)
+            asked = [identity, prompt.id, prompt.to_json()["messages"], decoding, sample, seed]
+            requests[sha256_json(asked)[:16]] = (request, prompt, sample)
+    return requests
+
+
+def _answer(
+    config: RunConfig,
+    model: str,
+    path: Path,
+    requests: dict[str, tuple[Request, Prompt, int]],
+    progress: Progress,
+    open_backend: OpenBackend,
+) -> dict[str, dict]:
+    """The row of every request by its key; generates only those that the log does not have."""
+    reasoning = format_named(config.chat.reasoning)
+    with JsonlLog(path) as log:
+        rows = {row["id"]: row for row in log.records() if row.get("id") in requests}
+        missing = {requests[key][0].id: key for key in requests if key not in rows}
+        if missing and rows:
+            progress.message(f"sample {model}: {len(rows):,} of {len(requests):,} answers are there already")
+        if missing:
+            backend = open_backend(config, model, progress)
+            with progress.task(f"sample {model}", total=len(requests), unit="answers", done=len(rows)) as task:
+                begun, tokens = time.monotonic(), 0
+                for completion in backend.generate([requests[key][0] for key in missing.values()]):
+                    key = missing.pop(completion.id)
+                    request, prompt, sample = requests[key]
+                    rows[key] = _row(key, model, request, prompt, sample, completion, reasoning)
+                    log.append(rows[key])
+                    tokens += len(completion.token_ids)
+                    task.advance()
+                    task.note(f"{tokens / max(time.monotonic() - begun, 1e-3):,.0f} tokens/s")
+    if missing:
+        raise UserError(
+            f"sample {model}: no answer came for {len(missing)} prompts, the first is {next(iter(missing))!r}; "
+            "rerun to go on"
+        )
+    return rows
+
+
+def _row(
+    key: str,
+    model: str,
+    request: Request,
+    prompt: Prompt,
+    sample: int,
+    completion: Completion,
+    reasoning: ReasoningFormat,
+) -> dict:
+    split = reasoning.split(completion.text, finished=completion.finish == STOP)
+    return {
+        "id": key,
+        "prompt": prompt.to_json(),
+        "model": model,
+        "sample": sample,
+        "seed": request.seed,
+        "text": completion.text,
+        "reasoning": split.reasoning,
+        "answer": split.answer,
+        "status": split.status,
+        "tokens": len(completion.token_ids),
+        "finish": completion.finish,
+    }
