@@ -108,11 +108,14 @@ class _Task:
     def pace(self) -> float | None:
         """Units a second, as far as this run has seen.
 
-        The first units take along what happens once, such as compiling: the pace is counted from their end. Until
-        there are more, they give a guess that is too slow.
+        The first units take along what happens once, such as compiling: the pace is counted from their end, or with
+        them where they are a good part of the whole.
         """
-        since, units = self._first if self._last != self._first else (self._opened, self._before)
-        until, done = self._last
+        (since, units), (until, done) = self._first, self._last
+        if done == units:
+            if self.total is None or (done - self._before) * 20 < self.total - self._before:
+                return None
+            since, units = self._opened, self._before
         return (done - units) / (until - since) if until > since else None
 
     def left(self) -> float | None:

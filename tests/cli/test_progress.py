@@ -49,6 +49,20 @@ def test_what_happens_once_does_not_count_in_the_pace(clock):
     assert "3/10 steps · 10.0 s each · 9:00 · 1:00 left · loss 3" in out.getvalue()
 
 
+def test_no_estimate_is_made_from_a_first_unit_that_took_long(clock):
+    progress, out = plain(clock)
+    with progress.task("sample", total=640, unit="answers") as task:
+        clock.now = 30.0
+        task.advance()
+        clock.now = 40.0
+        task.advance(319)
+    assert out.getvalue().splitlines() == [
+        "sample: 1/640 answers · 0:30",
+        "sample: 320/640 answers · 32 answers/s · 0:40 · 0:10 left",
+        "sample: 320 answers in 0:40",
+    ]
+
+
 def test_what_an_earlier_run_did_does_not_count_in_the_pace(clock):
     progress, out = plain(clock)
     run(progress, clock, total=100, seconds=5.0, done=90)
@@ -65,7 +79,7 @@ def test_without_a_total_or_a_unit(clock):
         clock.now = 40.0
         task.advance(250)
     assert out.getvalue().splitlines() == [
-        "reading: 5 rows · 4.0 s each · 0:20",
+        "reading: 5 rows · 0:20",
         "reading: 5 rows in 0:20",
         "all: 25% · 0:20 · 1:00 left",
         "all: done in 0:20",
