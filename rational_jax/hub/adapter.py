@@ -87,8 +87,8 @@ def write_adapter(
             rank = stacked.shape[1] if factor == "lora_a" else stacked.shape[2]
             if rank != lora.rank:
                 raise UserError(f"{'.'.join(row.path[:-1])}.{factor} has rank {rank}, the run says {lora.rank}")
-            for layer, name in enumerate(_tensor_names(row, factor, config)):
-                tensors[name] = np.ascontiguousarray(np.asarray(stacked[layer]))
+            for name, matrix in zip(_tensor_names(row, factor, config), np.asarray(stacked), strict=True):
+                tensors[name] = np.ascontiguousarray(matrix)
     if (held := len(jax.tree.leaves(params)) * config.num_layers) != len(tensors):
         raise UserError(f"the LoRA tree holds {held} matrices, its targets {lora.targets} account for {len(tensors)}")
     save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -125,9 +125,17 @@ def _plan(config: DecoderConfig, params: dict, dtype: DTypeLike | None, shard_by
 def _tensors(params: dict, shard: list[_Planned], dtype: DTypeLike | None) -> Iterator[tuple[str, np.ndarray]]:
     for name, path, layer, _ in shard:
         leaf = lookup(params, path)
-        array = np.asarray(leaf if layer is None else leaf[layer])
+        array = np.asarray(leaf) if layer is None else _layer(leaf, layer)
         # safetensors writes the buffer as it lies, so it has to lie in order.
         yield name, np.ascontiguousarray(array if dtype is None else array.astype(jax.numpy.dtype(dtype)))
+
+
+def _layer(leaf: jax.Array | np.ndarray, layer: int) -> np.ndarray:
+    """One layer of a stacked array, without bringing the others to the host."""
+    if isinstance(leaf, jax.Array) and [device.platform for device in leaf.devices()] == ["cpu"]:
+        # In the host's own memory a view is free, and indexing in JAX would compile a program for each shape.
+        return np.asarray(leaf)[layer]
+    return np.asarray(leaf[layer])
 
 
 def _source_config(source: Path, config: DecoderConfig) -> dict[str, Any]:
