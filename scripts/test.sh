@@ -9,7 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment test
 cd "$root"
-"$python" -m ruff check .
 say "Running the tests: about 3 minutes on two cores"
 # Compiling dominates and a file shares its models, so files go to processes as a whole.
 exec "$python" -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile "$@"
