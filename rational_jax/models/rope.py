@@ -11,7 +11,9 @@ from rational_jax.models.config import DecoderConfig
 
 def inverse_frequencies(config: DecoderConfig) -> np.ndarray:
     """Radians a position for each of a head's `head_dim / 2` planes, float32, stretched as `rope_scaling` says."""
-    plain = config.rope_theta ** -(np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim)
+    # A division, as in transformers: the negative power rounds otherwise, and long contexts multiply the difference.
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    plain = 1.0 / (config.rope_theta**exponents)
     scaling = config.rope_scaling
     if scaling is None:
         return plain

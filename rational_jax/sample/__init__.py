@@ -3,7 +3,7 @@
 from rational_jax.sample.backends import Backend, EngineBackend, model_directory, open_engine
 from rational_jax.sample.engine import Counters, Engine
 from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, derive_seed
-from rational_jax.sample.run import run, suite_prompts, suite_source
+from rational_jax.sample.run import run
 
 __all__ = [
     "LENGTH",
@@ -18,6 +18,4 @@ __all__ = [
     "model_directory",
     "open_engine",
     "run",
-    "suite_prompts",
-    "suite_source",
 ]

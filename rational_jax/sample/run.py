@@ -9,7 +9,8 @@ from pathlib import Path
 from rational_jax import hub
 from rational_jax.config import RunConfig
 from rational_jax.data.schema import Prompt
-from rational_jax.data.sources import prompt_file, read_prompts
+from rational_jax.data.sources import prompt_file
+from rational_jax.data.suites import find_suite, load_suites
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage
 from rational_jax.progress import SILENT, Progress
@@ -19,7 +20,6 @@ from rational_jax.storage import JsonlLog, atomic_write_text, sha256_file, sha25
 from rational_jax.text.reasoning import ReasoningFormat, format_named
 
 ANSWERS = "answers.jsonl"
-SUITE_SOURCES = {"micro": "micro/test"}
 
 OpenBackend = Callable[[RunConfig, str, Progress], Backend]
 
@@ -41,7 +41,8 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
             f"sample.temperature: 0 makes all {section.samples} answers to a prompt equal; "
             "set it above 0, or sample.samples=1"
         )
-    prompts = _all_prompts(config)
+    suites = load_suites(section.suites, section.limit)
+    prompts = [prompt for suite in suites.values() for prompt in suite]
     identity = hub.identity(model_directory(config, model))
     stage = Stage.open(
         Path(config.run) / "sample" / model,
@@ -55,7 +56,7 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
         },
         inputs={
             "model": identity,
-            "prompts": {name: sha256_file(prompt_file(suite_source(name))) for name in section.suites},
+            "prompts": {name: sha256_file(prompt_file(find_suite(name).source)) for name in suites},
         },
     )
     if stage.complete:
@@ -75,35 +76,6 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
             "status": dict(sorted(collections.Counter(row["status"] for row in ordered).items())),
         },
     )
-
-
-def suite_source(name: str) -> str:
-    """What `read_prompts` takes for a suite: a packaged set, or the path of a prompt file, which names itself."""
-    return SUITE_SOURCES.get(name, name)
-
-
-def suite_prompts(name: str, limit: int | None = None) -> list[Prompt]:
-    """The prompts of a suite in the order of its file, at most `limit`.
-
-    The chosen ones are spread evenly over the prompts in order of category, label and base, so that a part of a suite
-    is made of the same things as the whole. Raises UserError where there is no such suite or its file is malformed.
-    """
-    prompts = read_prompts(suite_source(name))
-    if limit is None or limit >= len(prompts):
-        return prompts
-    order = sorted(range(len(prompts)), key=lambda i: (prompts[i].category, prompts[i].label, prompts[i].base_id, i))
-    return [prompts[i] for i in sorted(order[n * len(prompts) // limit] for n in range(limit))]
-
-
-def _all_prompts(config: RunConfig) -> list[Prompt]:
-    owner: dict[str, str] = {}
-    prompts = []
-    for suite in config.sample.suites:
-        for prompt in suite_prompts(suite, config.sample.limit):
-            if owner.setdefault(prompt.id, suite) != suite:
-                raise UserError(f"suites {owner[prompt.id]} and {suite} both have a prompt with the id {prompt.id!r}")
-            prompts.append(prompt)
-    return prompts
 
 
 def _requests(config: RunConfig, prompts: list[Prompt], identity: dict) -> dict[str, tuple[Request, Prompt, int]]:

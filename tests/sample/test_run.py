@@ -8,10 +8,11 @@ import pytest
 from rational_jax import hub
 from rational_jax.config import RunConfig
 from rational_jax.data.schema import Prompt
+from rational_jax.data.suites import load_suite
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.models import DecoderConfig
-from rational_jax.sample import Completion, derive_seed, open_engine, run, suite_prompts
+from rational_jax.sample import Completion, derive_seed, open_engine, run
 from rational_jax.sample.backends import generation_mesh
 from rational_jax.text.chat import Message
 
@@ -173,14 +174,14 @@ def test_several_samples_differ_by_their_seed_alone(tmp_path, config):
 def test_a_limit_keeps_the_parts_of_a_suite_in_proportion(tmp_path):
     path = tmp_path / "prompts.jsonl"
     write_prompts(path, 24)
-    everything = suite_prompts(str(path))
-    assert len(everything) == 24 and suite_prompts(str(path), 99) == everything
-    chosen = suite_prompts(str(path), 12)
+    everything = load_suite(str(path))
+    assert len(everything) == 24 and load_suite(str(path), 99) == everything
+    chosen = load_suite(str(path), 12)
     assert chosen == [prompt for prompt in everything if prompt in chosen]
     for category in ("one", "two", "three"):
         for label in ("harmful", "benign"):
             assert sum((prompt.category, prompt.label) == (category, label) for prompt in chosen) == 2
-    assert len(suite_prompts(str(path), 5)) == 5
+    assert len(load_suite(str(path), 5)) == 5
 
 
 def test_suites_that_share_an_id_are_refused(config, tmp_path):
