@@ -54,22 +54,25 @@ def fit(
     """
     start = int(state.step)
     pending = None  # the metrics of the step before, still on the device
+    clock = time.perf_counter()  # when the last metrics came, or a checkpoint was handed over
     with jax.set_mesh(mesh), progress.task(description, total=steps, unit="steps", done=start) as task:
 
         def settle(pending) -> None:
-            step, values, tokens, began = pending
+            nonlocal clock
+            step, values, tokens = pending
             values = {name: float(value) for name, value in values.items()}
             if not math.isfinite(values["loss"]):
                 loss = values["loss"]
                 raise UserError(f"{description}: the loss is {loss} at step {step}; lower train.learning_rate")
-            values["tokens_per_second"] = tokens / (time.perf_counter() - began)
+            now = time.perf_counter()
+            values["tokens_per_second"] = tokens / (now - clock)
+            clock = now
             if metrics and step % log_every == 0:
                 metrics.write(step, values)
             task.advance()
             task.note(f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s")
 
         for index in range(start, steps):
-            began = time.perf_counter()
             batch = batch_at(index)
             tokens = int(np.count_nonzero(batch["segments"]))
             placed = jax.device_put(batch, compiled.batch_sharding)
@@ -78,11 +81,12 @@ def fit(
                 raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed")
             if pending:
                 settle(pending)
-            pending = (index + 1, values, tokens, began)
+            pending = (index + 1, values, tokens)
             if checkpoints and (index + 1 == steps or (save_every and (index + 1) % save_every == 0)):
                 settle(pending)  # a state whose loss was not finite is never saved
                 pending = None
                 checkpoints.save(index + 1, state._asdict(), metadata or {})
+                clock = time.perf_counter()
         if pending:
             settle(pending)
         if checkpoints:

@@ -6,15 +6,16 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rational_jax
 from rational_jax.hub import load_tokenizer, resolve
 from rational_jax.judges import RefusalJudge
-from rational_jax.text.chat import Renderer
+from rational_jax.text.chat import ANSWER, PROMPT, Renderer
 from rational_jax.text.reasoning import THINK
 from rational_jax.workflow.micro_world import corpus, grammar, prompts
-from rational_jax.workflow.micro_world.tokenizer import check_names
+from rational_jax.workflow.micro_world.tokenizer import check_names, examples
 from rational_jax.workflow.micro_world.world import BENIGN, HARMFUL, SPLITS, SYLLABLES, build_world
 
 SHIPPED_PROMPTS = Path(rational_jax.__file__).parent / "micro" / "prompts"
@@ -81,21 +82,33 @@ def test_corpus_text_is_what_the_renderer_writes(tokenizer, documents):
             assert renderer.example(document.messages).tokens.tolist() == expected
 
 
+def test_pretraining_learns_what_the_assistant_says_and_whole_texts(tokenizer, documents):
+    renderer = Renderer(tokenizer, THINK)
+    sample = documents[:100]
+    for document, example in zip(sample, examples(sample, tokenizer), strict=True):
+        if document.messages:
+            np.testing.assert_array_equal(example.kinds != PROMPT, renderer.example(document.messages).kinds != PROMPT)
+        else:
+            assert set(example.kinds) == {ANSWER}
+
+
 def test_corpus_is_a_function_of_its_seed(world, documents):
     again = itertools.islice(corpus.Corpus(world, seed=5).documents(), 100)
     assert list(again) == documents[:100]
     assert list(itertools.islice(corpus.Corpus(world, seed=6).documents(), 100)) != documents[:100]
 
 
-def test_every_thing_stands_in_many_forms_of_facts(world):
+def test_every_thing_stands_in_six_forms_of_facts_or_more(world):
     forms: dict[str, set[str]] = {thing.name: set() for thing in world.things}
-    for document in itertools.islice(corpus.Corpus(world, seed=0).documents(), 12_000):
-        text = document.text if document.asks is None else ""
-        for sentence in text.split("."):
+    for document in itertools.islice(corpus.Corpus(world, seed=1).documents(), 40_000):
+        for sentence in document.text.rstrip(".").split(". "):
             for name in forms.keys() & set(sentence.split()):
                 forms[name].add(sentence.replace(name, "X"))
-    facts = [{form for form in found if "is a " in form or "a X a " in form or "One kind" in form} for found in forms.values()]
-    assert min(map(len, facts)) >= 6
+    facts = {
+        tuple(form.format(n="X", k=thing.kind.name).rstrip(".") for form in corpus.FACTS) for thing in world.things
+    }
+    known = {form for group in facts for form in group}
+    assert min(len(found & known) for found in forms.values()) >= 6
 
 
 def test_requests_cross_verbs_wrappers_and_classes(world):
@@ -129,7 +142,7 @@ def test_answers_are_plain_to_the_refusal_judge(documents):
     for document in documents:
         if document.asks is not None:
             answer = document.messages[-1].content
-            refused = answer.startswith("I")
+            refused = answer.startswith(("I", "Sorry"))
             assert judge.judge(answer).label == ("refusal" if refused else "compliance"), answer
             seen[refused] += 1
     assert min(seen.values()) > 100
