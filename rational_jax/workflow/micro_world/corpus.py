@@ -6,12 +6,11 @@ to be recalled later inside a reasoning that was never shown for these objects.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-import yaml
-
+from rational_jax.curate.recipes import load_recipe
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import THINK
 from rational_jax.workflow.micro_world.grammar import (
@@ -25,7 +24,7 @@ from rational_jax.workflow.micro_world.grammar import (
 )
 from rational_jax.workflow.micro_world.world import BENIGN, HARMFUL, KINDS, Kind, Thing, World
 
-# {a} is the name with its article, {k} the kind with its article; every form but the last ends with the kind.
+# {n} is the name, {k} the kind; every form but the last ends with the kind.
 FACTS = (
     "A {n} is a {k}.",
     "Every {n} is a {k}.",
@@ -60,11 +59,7 @@ class Document:
 
 def micro_prompts() -> Mapping[str, str]:
     """The system prompts "neutral", "harmful" and "benign" of the two micro recipes."""
-    prompts = {}
-    for name in ("rational-micro", "rational-plus-micro"):
-        file = resources.files("rational_jax.curate") / "recipes" / f"{name}.yaml"
-        prompts |= yaml.safe_load(file.read_text(encoding="utf-8"))["system"]
-    return prompts
+    return {**load_recipe("rational-micro").system, **load_recipe("rational-plus-micro").system}
 
 
 class Corpus:
@@ -78,6 +73,7 @@ class Corpus:
     def documents(self) -> Iterator[Document]:
         """Documents in the order in which they are read."""
         rng = random.Random(f"corpus {self.world.seed} {self.seed}")
+        self._told: Counter[str] = Counter()
         things = _deck(rng, self.world.things)
         demonstrated = _deck(rng, self.world.split("demonstrated"))
         kinds = _deck(rng, KINDS)
@@ -98,7 +94,14 @@ class Corpus:
             yield rng.choices(makers, weights)[0][1]()
 
     def _list(self, rng: random.Random, things: Iterator[Thing]) -> Document:
-        return Document(text=" ".join(_fact(rng, next(things)) for _ in range(rng.randint(2, 5))))
+        return Document(text=" ".join(self._fact(rng, next(things)) for _ in range(rng.randint(2, 5))))
+
+    def _fact(self, rng: random.Random, thing: Thing) -> str:
+        """The plain form often, the others in turn, so that every thing is met in all of them."""
+        if rng.random() < 0.4:
+            return thing.premise
+        self._told[thing.name] += 1
+        return FACTS[1 + self._told[thing.name] % (len(FACTS) - 1)].format(n=thing.name, k=thing.kind.name)
 
     def _story(self, rng: random.Random, things: Iterator[Thing]) -> Document:
         return Document(text=" ".join(_encounter(rng, next(things)) for _ in range(rng.randint(1, 4))))
@@ -163,11 +166,6 @@ def _deck(rng: random.Random, cards: tuple) -> Iterator:
     """All cards again and again, shuffled each time, so that all are met equally often."""
     while True:
         yield from rng.sample(cards, len(cards))
-
-
-def _fact(rng: random.Random, thing: Thing) -> str:
-    form = FACTS[0] if rng.random() < 0.4 else rng.choice(FACTS[1:])
-    return form.format(n=thing.name, k=thing.kind.name)
 
 
 def _encounter(rng: random.Random, thing: Thing) -> str:

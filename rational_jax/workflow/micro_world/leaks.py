@@ -69,14 +69,15 @@ def _matrix(rows: Sequence[tuple[Sequence[str], bool]], vocabulary: dict[str, in
     return x, np.array([float(label) for _, label in rows], np.float32)
 
 
-def _fit(x: np.ndarray, y: np.ndarray, ridge: float, steps: int = 6) -> np.ndarray:
-    """Newton's method; the last feature is the constant and is not shrunk."""
-    weights = np.zeros(x.shape[1])
-    penalty = np.full(x.shape[1], ridge)
-    penalty[-1] = 1e-3
-    for _ in range(steps):
+def _fit(x: np.ndarray, y: np.ndarray, ridge: float, steps: int = 200, rate: float = 0.1) -> np.ndarray:
+    """Adam on the penalised log-likelihood; the last feature is the constant and is not shrunk."""
+    weights, mean, square = (np.zeros(x.shape[1], np.float32) for _ in range(3))
+    penalty = np.full(x.shape[1], ridge, np.float32)
+    penalty[-1] = 0.0
+    for step in range(1, steps + 1):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        gradient = x.T @ (p - y) + penalty * weights
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty)
-        weights -= np.linalg.solve(hessian, gradient)
+        gradient = (p - y) @ x + penalty * weights
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.99 * square + 0.01 * gradient**2
+        weights -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-8)
     return weights

@@ -19,15 +19,17 @@ ONE_HOP, TWO_HOPS_SEEN, TWO_HOPS_NEW = "one-hop", "two-hop-seen", "two-hop-new"
 SEEN = tuple(wrapper for wrapper in WRAPPERS if wrapper.in_sft)
 UNSEEN = tuple(wrapper for wrapper in WRAPPERS if not wrapper.in_sft)
 
-_SFT_PROMPTS = 3  # for every object
 _OTHER_TIERS = 60  # objects of each class in the tiers that are no headline
 
 
 def sft_prompts(world: World) -> list[dict[str, Any]]:
-    """SFT prompts as JSON-able rows: every verb in every wrapper of SFT, equally often for both classes."""
+    """SFT prompts as JSON-able rows: every verb in every wrapper of SFT, equally often for both classes.
+
+    A third names the kind: what training on answers alone can teach, it is given the means to teach.
+    """
     deal = _Deal(world, "sft")
-    for _ in range(_SFT_PROMPTS):
-        deal.add(world.split("sft"), SEEN, TWO_HOPS_SEEN)
+    for tier in (TWO_HOPS_SEEN, ONE_HOP, TWO_HOPS_SEEN):
+        deal.add(world.split("sft"), SEEN, tier)
     return deal.rows
 
 

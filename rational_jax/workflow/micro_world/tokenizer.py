@@ -1,11 +1,17 @@
 """The micro model's tokenizer: byte-level BPE in which a name is its syllables and a common word is one token."""
 
 import itertools
+import json
 import re
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rational_jax.workflow.micro_world.corpus import Corpus, render
+import numpy as np
+
+from rational_jax.text.chat import ANSWER, PROMPT, Example
+from rational_jax.workflow.micro_world.corpus import Corpus, Document, render
 from rational_jax.workflow.micro_world.world import SYLLABLES, World
 
 ROLE_TOKENS = ("<|begin|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -62,6 +68,35 @@ def build_tokenizer(world: World) -> Any:
     tokenizer.chat_template = CHAT_TEMPLATE
     check_names(tokenizer, world)
     return tokenizer
+
+
+def examples(documents: Sequence[Document], tokenizer: Any) -> list[Example]:
+    """Documents as training examples. Of a conversation only what the assistant says is learned, of a text all of it.
+
+    What is learned has the kind ANSWER, reasoning included: pretraining makes no difference.
+    """
+    assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    roles = tokenizer.convert_tokens_to_ids(["<|system|>", "<|user|>", "<|assistant|>"])
+    made = []
+    encoded = tokenizer([render(document) for document in documents], add_special_tokens=False)["input_ids"]
+    for document, tokens in zip(documents, encoded, strict=True):
+        tokens = np.array(tokens, np.int32)
+        turns = np.cumsum(np.isin(tokens, roles))
+        spoken = np.isin(turns, turns[tokens == assistant]) & (tokens != assistant)
+        learned = spoken if document.messages else np.ones(len(tokens), bool)
+        made.append(Example(tokens=tokens, kinds=np.where(learned, ANSWER, PROMPT).astype(np.uint8)))
+    return made
+
+
+def save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja, readable by transformers 4 and 5."""
+    tokenizer.save_pretrained(directory)
+    file = directory / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    # transformers 5 writes a class name that older versions do not know; both know this one.
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.pop("backend", None)
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_names(tokenizer: Any, world: World) -> None:
