@@ -20,7 +20,8 @@ class Progress(Protocol):
     def task(self, description: str, total: int | None, unit: str = "", done: int = 0) -> AbstractContextManager[Task]:
         """Begins a piece of work of `total` units (None: not known), `done` of which an earlier run has finished.
 
-        What was done before counts towards the bar, not towards the rate that the time left is estimated from.
+        What was done before counts towards the bar, not towards the rate that the time left is estimated from. Units
+        of "s" are work measured in the seconds that it is expected to take, so that there is an estimate at once.
         """
 
     def message(self, text: str) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from rational_jax.text.terminal import one_line
 
 _PLAIN_SECONDS = 10.0
+SECONDS = "s"
 
 
 class TerminalProgress:
@@ -112,6 +113,10 @@ class _Task:
         them where they are a good part of the whole.
         """
         (since, units), (until, done) = self._first, self._last
+        if self.unit == SECONDS:
+            # Expected to be one; what has been seen outweighs that when a tenth of all is done.
+            prior = self.total / 10
+            return (self.done - self._before + prior) / (self._clock() - self._opened + prior)
         if done == units:
             if self.total is None or (done - self._before) * 20 < self.total - self._before:
                 return None
@@ -123,13 +128,14 @@ class _Task:
         pace = self.pace()
         if not pace or self.total is None or self.done >= self.total:
             return None
-        return max((self.total - self.done) / pace - (self._clock() - self._last[0]), 0.0)
+        since = self._clock() - self._last[0] if self.unit != SECONDS else 0.0
+        return max((self.total - self.done) / pace - since, 0.0)
 
     def state(self) -> str:
         """Such as "40/120 steps · 3.1 steps/s · 0:13 · 0:26 left · loss 1.23"."""
         pace, left = self.pace(), self.left()
         parts = [self._count()]
-        if pace and self.unit:
+        if pace and self.unit not in ("", SECONDS):
             parts.append(_pace(pace, self.unit))
         parts.append(duration(self._clock() - self._opened))
         if left is not None:
@@ -138,13 +144,14 @@ class _Task:
 
     def closing(self) -> str:
         """Such as "train rational: 120 steps in 0:39 · loss 0.42"."""
-        amount = f"{self.done - self._before:,} {self.unit}" if self.unit else "done"
-        earlier = f" ({self._before:,} before)" if self._before and self.unit else ""
+        counted = self.unit not in ("", SECONDS)
+        amount = f"{self.done - self._before:,} {self.unit}" if counted else "done"
+        earlier = f" ({self._before:,} before)" if self._before and counted else ""
         spent = duration(self._clock() - self._opened)
         return f"{self.description}: {amount}{earlier} in {spent}" + (f" · {self._note}" if self._note else "")
 
     def _count(self) -> str:
-        if not self.unit:
+        if self.unit in ("", SECONDS):
             return f"{100 * self.done // max(self.total, 1)}%" if self.total is not None else ""
         return f"{self.done:,}/{self.total:,} {self.unit}" if self.total is not None else f"{self.done:,} {self.unit}"
 

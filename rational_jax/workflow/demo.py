@@ -26,8 +26,6 @@ _EXPORT = 6.0
 _EVALUATE = 6.0
 _REPORT = 2.0
 
-_UNITS = 1000  # of the overall bar
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
@@ -46,10 +44,10 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Path:
     Rerunning continues: finished verbs are passed over in an instant.
     """
     steps, root = plan(config), Path(config.run)
-    total = sum(step.seconds for step in steps)
-    ahead = [0.0 if _finished(root, step) else _UNITS * step.seconds / total for step in steps]
+    ahead = [0.0 if _finished(root, step) else step.seconds for step in steps]
+    total = round(sum(step.seconds for step in steps))
     page = root
-    with progress.task("demo", total=_UNITS, done=_UNITS - round(sum(ahead))) as task:
+    with progress.task("demo", total, unit="s", done=total - round(sum(ahead))) as task:
         overall = _Overall(task)
         for number, (step, share) in enumerate(zip(steps, ahead, strict=True), start=1):
             task.note(f"{number} of {len(steps)}: {step.folder.replace('/', ' ')}")
@@ -91,15 +89,15 @@ def _finished(root: Path, step: Step) -> bool:
 
 
 class _Overall:
-    """The bar over all verbs, moved by fractions of a unit; it advances by whole ones."""
+    """The bar over all verbs, in expected seconds: moved by parts of one, it advances by whole ones."""
 
     def __init__(self, task: Task):
         self._task = task
         self._moved = 0.0
         self._shown = 0
 
-    def move(self, units: float) -> None:
-        self._moved += units
+    def move(self, seconds: float) -> None:
+        self._moved += seconds
         whole = round(self._moved) - self._shown
         if whole:
             self._shown += whole
@@ -133,10 +131,10 @@ class _Verb:
         with self._progress.task(description, total, unit, done) as task:
             yield _VerbTask(task, lambda n: self._move(part * n / (total - done) if part else 0.0))
 
-    def _move(self, units: float) -> None:
-        units = min(units, self._left)
-        self._left -= units
-        self._overall.move(units)
+    def _move(self, seconds: float) -> None:
+        seconds = min(seconds, self._left)
+        self._left -= seconds
+        self._overall.move(seconds)
 
 
 class _VerbTask:

@@ -86,6 +86,23 @@ def test_without_a_total_or_a_unit(clock):
     ]
 
 
+def test_work_in_expected_seconds_has_an_estimate_at_once(clock):
+    progress, out = plain(clock)
+    with progress.task("all", total=100, unit="s", done=20) as task:
+        clock.now = 10.0
+        task.note("1 of 2")
+        clock.now = 60.0
+        task.advance(30)  # half as fast as expected
+        clock.now = 120.0
+        task.advance(30)
+    assert out.getvalue().splitlines() == [
+        "all: 20% · 0:10 · 2:40 left · 1 of 2",
+        "all: 50% · 1:00 · 1:28 left · 1 of 2",
+        "all: 80% · 2:00 · 0:37 left · 1 of 2",
+        "all: done in 2:00 · 1 of 2",
+    ]
+
+
 def test_nested_bars_in_a_terminal_and_a_clean_end(clock):
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     progress = TerminalProgress(console, clock)
