@@ -12,13 +12,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rational_jax.errors import UserError
-from rational_jax.models import DecoderConfig, Execution
+from rational_jax.models import DecoderConfig, Execution, KVCache
 from rational_jax.parallel import AxisRules, shardings
 from rational_jax.sample import programs
 from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, check_ids
 from rational_jax.text.chat import Message
 
 SMALLEST_BUCKET = 16
+# Short prompts are prefilled together, as many as make up this many tokens; single ones would leave the device idle.
+PREFILL_TOKENS = 256
+# Slots that are filled by one call.
+ENTRIES = 8
+# How far the queue is searched for prompts to be prefilled together.
+LOOK_AHEAD = 256
 
 
 class PromptRenderer(Protocol):
@@ -46,13 +52,32 @@ class Counters:
     slot_steps: int = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
+class _Prompt:
+    """A prompt, the requests that still wait for it, and once it is prefilled, where that is: a batch and a row."""
+
+    tokens: tuple[int, ...]
+    bucket: int
+    waiting: int
+    batch: "_Batch | None" = None
+    row: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    """Prompts prefilled together, on the device."""
+
+    cache: KVCache
+    logits: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Job:
     request: Request
-    prompt: tuple[int, ...]
+    prompt: _Prompt
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, eq=False)
 class _Running:
     job: _Job
     tokens: list[int] = dataclasses.field(default_factory=list)
@@ -111,6 +136,7 @@ class Engine:
         self._stop_ids = np.array(sorted(renderer.stop_ids), np.int32)
         # Refilling one slot at a time would come back to the host at every step when there are many of them.
         self._refill_at = max(1, slots // 16)
+        self._entries = min(slots, ENTRIES)
 
     @property
     def settings(self) -> dict:
@@ -124,10 +150,14 @@ class Engine:
             bucket += bucket // 2 if bucket & (bucket - 1) == 0 else bucket // 3
         return min(bucket, self.max_length)
 
+    def prompts_at_once(self, bucket: int) -> int:
+        """How many prompts of a bucket are prefilled together."""
+        return min(self.slots, max(1, PREFILL_TOKENS // bucket))
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they finish; long budgets are begun first, so that no straggler is left at the end.
 
-        Adjacent requests with the same prompt share one prefill.
+        Adjacent requests with the same prompt and budget share one prefill.
 
         Raises UserError naming the request, before anything is generated, where a prompt is empty, a prompt and its
         new tokens do not fit `max_length`, or two requests have one id.
@@ -142,43 +172,42 @@ class Engine:
         """Compiles what prompts of these lengths need (None: of any length), with `top_p` for nucleus sampling."""
         if prompt_lengths is None:
             prompt_lengths = range(1, self.max_length)
+        request = Request(id="warm-up", messages=(), max_new_tokens=1)
         slots = self._empty()
         for bucket in sorted({self.bucket(length) for length in prompt_lengths}):
-            request = Request(id="warm-up", messages=(), max_new_tokens=1)
-            prompt = (0,) * min(bucket, self.max_length - 1)
-            slots = self._admit(slots, 0, _Job(request=request, prompt=prompt), self._prefill(prompt), top_p)
+            prompt = _Prompt(tokens=(0,) * min(bucket, self.max_length - 1), bucket=bucket, waiting=1)
+            self._prefill([prompt])
+            slots = self._begin(slots, [(0, _Job(request=request, prompt=prompt))], top_p)
         _, history = self._advance(slots, self.slots, top_p)
         jax.block_until_ready(history)
 
     def _render(self, requests: list[Request]) -> list[_Job]:
         jobs = []
-        for messages, group in itertools.groupby(requests, key=lambda request: request.messages):
-            prompt = tuple(self.renderer.prompt(messages))
-            for request in group:
-                if not prompt:
+        for _, group in itertools.groupby(requests, key=lambda request: (request.messages, request.max_new_tokens)):
+            alike = list(group)
+            tokens = tuple(self.renderer.prompt(alike[0].messages))
+            for request in alike:
+                if not tokens:
                     raise UserError(f"request {request.id!r}: the prompt is empty")
-                if len(prompt) + request.max_new_tokens > self.max_length:
+                if len(tokens) + request.max_new_tokens > self.max_length:
                     raise UserError(
-                        f"request {request.id!r}: {len(prompt)} prompt tokens and max_new_tokens="
+                        f"request {request.id!r}: {len(tokens)} prompt tokens and max_new_tokens="
                         f"{request.max_new_tokens} exceed engine.max_length={self.max_length}"
                     )
-                jobs.append(_Job(request=request, prompt=prompt))
+            prompt = _Prompt(tokens=tokens, bucket=self.bucket(len(tokens)), waiting=len(alike))
+            jobs += [_Job(request=request, prompt=prompt) for request in alike]
         return jobs
 
     def _run(self, queue: collections.deque[_Job], top_p: bool) -> Iterator[Completion]:
         slots = self._empty()
         free = list(range(self.slots))
         running: dict[int, _Running] = {}
-        finished: list[Completion] = []
-        shared: tuple[tuple[int, ...], tuple] | None = None
+        finished: list[_Running] = []
         while queue or running:
             while free and queue:
-                job = queue.popleft()
-                if shared is None or shared[0] != job.prompt:
-                    shared = (job.prompt, self._prefill(job.prompt))
-                slot = free.pop()
-                slots = self._admit(slots, slot, job, shared[1], top_p)
-                running[slot] = _Running(job=job)
+                entries = self._next_entries(queue, free)
+                slots = self._begin(slots, entries, top_p)
+                running |= {slot: _Running(job=job) for slot, job in entries}
             slots, history = self._advance(slots, min(self._refill_at, len(queue)) or self.slots, top_p)
             # The device is at work, so this costs nothing: the texts of what ended before, and whatever the consumer
             # does with them.
@@ -187,6 +216,18 @@ class Engine:
             finished = self._collect(np.asarray(history), running, free)
         for ended in finished:
             yield self._completion(ended)
+
+    def _next_entries(self, queue: collections.deque[_Job], free: list[int]) -> list[tuple[int, _Job]]:
+        """Takes as many jobs from the queue as have their prompts in one batch, which is prefilled if need be."""
+        if queue[0].prompt.batch is None:
+            bucket = queue[0].prompt.bucket
+            ahead = (job.prompt for job in itertools.islice(queue, LOOK_AHEAD))
+            alike = dict.fromkeys(prompt for prompt in ahead if prompt.bucket == bucket and prompt.batch is None)
+            self._prefill(list(alike)[: self.prompts_at_once(bucket)])
+        batch, entries = queue[0].prompt.batch, []
+        while queue and free and len(entries) < self._entries and queue[0].prompt.batch is batch:
+            entries.append((free.pop(), queue.popleft()))
+        return entries
 
     def _collect(self, history: np.ndarray, running: dict[int, _Running], free: list[int]) -> list[_Running]:
         """Hands the new tokens to their sequences, frees the slots of those that ended, and returns these."""
@@ -213,28 +254,60 @@ class Engine:
             text=self.renderer.decode(tokens),
             token_ids=tuple(tokens),
             finish=finish,
-            prompt_tokens=len(sequence.job.prompt),
+            prompt_tokens=len(sequence.job.prompt.tokens),
         )
 
     def _empty(self) -> programs.Slots:
         with self._on_mesh():
             return programs.empty_slots(self.config, self.slots, self.max_length, self.execution.dtype)
 
-    def _prefill(self, prompt: tuple[int, ...]) -> tuple:
-        padded = np.zeros((1, self.bucket(len(prompt))), np.int32)
-        padded[0, : len(prompt)] = prompt
+    def _prefill(self, prompts: list[_Prompt]) -> None:
+        bucket = prompts[0].bucket
+        # Always as many rows, so that a prompt's logits do not depend on how many are prefilled with it.
+        rows = self.prompts_at_once(bucket)
+        tokens, lengths = np.zeros((rows, bucket), np.int32), np.ones(rows, np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt.tokens)] = prompt.tokens
+            lengths[row] = len(prompt.tokens)
+        # Outside of the mesh's context: so few rows cannot be divided over the batch axes.
+        cache, logits = programs.prefill(self.config, self.execution, self.params, tokens, lengths)
+        batch = _Batch(cache=cache, logits=logits)
+        for row, prompt in enumerate(prompts):
+            prompt.batch, prompt.row = batch, row
         self.counters.prefills += 1
-        # Outside of the mesh's context: a single row cannot be divided over the batch axes.
-        return programs.prefill(self.config, self.execution, self.params, padded, np.int32(len(prompt)))
 
-    def _admit(self, slots: programs.Slots, slot: int, job: _Job, prefilled: tuple, top_p: bool) -> programs.Slots:
-        request, (cache, logits) = job.request, prefilled
-        whole = np.array([slot, len(job.prompt), request.max_new_tokens], np.int32)
-        real = np.array([request.temperature, request.top_p], np.float32)
-        self.counters.prompts += 1
+    def _begin(self, slots: programs.Slots, entries: list[tuple[int, _Job]], top_p: bool) -> programs.Slots:
+        """Puts prompts of one batch into slots and samples their first tokens."""
+        batch = entries[0][1].prompt.batch
+        rows = np.zeros(self._entries, np.int32)
+        new = programs.Entries(
+            places=np.full(self._entries, self.slots, np.int32),
+            lengths=np.ones(self._entries, np.int32),
+            budgets=np.ones(self._entries, np.int32),
+            seeds=np.zeros(self._entries, np.uint32),
+            temperature=np.zeros(self._entries, np.float32),
+            top_p=np.ones(self._entries, np.float32),
+        )
+        for i, (slot, job) in enumerate(entries):
+            request, prompt = job.request, job.prompt
+            rows[i] = prompt.row
+            values = (
+                slot,
+                len(prompt.tokens),
+                request.max_new_tokens,
+                request.seed,
+                request.temperature,
+                request.top_p,
+            )
+            for column, value in zip(new, values, strict=True):
+                column[i] = value
+            prompt.waiting -= 1
+            if not prompt.waiting:
+                prompt.batch = None  # frees its memory with the last prompt of the batch
+        self.counters.prompts += len(entries)
         with self._on_mesh():
-            slots = programs.insert(slots, cache, np.int32(slot))
-            return programs.begin(top_p, self._stop_ids, slots, logits, whole, np.uint32(request.seed), real)
+            slots, logits = programs.insert(slots, batch.cache, batch.logits, rows, new.places)
+            return programs.begin(top_p, self._stop_ids, slots, logits, new)
 
     def _advance(self, slots: programs.Slots, free_enough: int, top_p: bool) -> tuple[programs.Slots, jax.Array]:
         self.counters.dispatches += 1

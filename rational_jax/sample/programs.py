@@ -1,10 +1,11 @@
 """What the engine runs on the device: four compiled programs over a fixed number of slots.
 
-`prefill` reads a prompt, `insert` puts it into a slot, `begin` samples its first token, `advance` decodes several
+`prefill` reads prompts, `insert` puts them into slots, `begin` samples their first tokens, `advance` decodes several
 tokens for all slots at once. Only the first two are compiled for each length of prompts. All are jitted at module
 level, so engines of one shape share what is compiled.
 
-Shapes: L layers, B slots, K key-value heads, T cache extent, H head size, S prompt bucket, V vocabulary.
+Shapes: L layers, B slots, K key-value heads, T cache extent, H head size, V vocabulary; P prompts prefilled at once, in
+a bucket of S tokens; A slots filled at once.
 """
 
 import functools
@@ -34,6 +35,21 @@ class Slots(NamedTuple):
     positions: jax.Array
     owed: jax.Array
     first: jax.Array
+    seeds: jax.Array
+    temperature: jax.Array
+    top_p: jax.Array
+
+
+class Entries(NamedTuple):
+    """What is begun in A slots at once.
+
+    `places` int32 are the slots, B where there is nothing to begin; `lengths` int32 are those of the prompts, `budgets`
+    int32 the tokens that may be sampled; `seeds` uint32, `temperature` and `top_p` float32.
+    """
+
+    places: jax.Array
+    lengths: jax.Array
+    budgets: jax.Array
     seeds: jax.Array
     temperature: jax.Array
     top_p: jax.Array
@@ -77,48 +93,46 @@ def empty_slots(config: DecoderConfig, slots: int, extent: int, dtype) -> Slots:
 
 @functools.partial(jax.jit, static_argnames=("config", "execution"))
 def prefill(
-    config: DecoderConfig, execution: Execution, params: dict, tokens_1xS: jax.Array, length: jax.Array
+    config: DecoderConfig, execution: Execution, params: dict, tokens_PxS: jax.Array, lengths_P: jax.Array
 ) -> tuple[KVCache, jax.Array]:
-    """Keys and values `[L, 1, K, S, H]` of a prompt of `length` tokens, padded to S, and the logits `[1, V]` after it.
+    """Keys and values `[L, P, K, S, H]` of P prompts of `lengths_P` tokens, padded to S, and the logits `[P, V]` after.
 
     What stands in the padding is never seen: attention looks back only, and decoding writes over it.
     """
     decoder = models.bind(config, params)
-    hidden, cache = decoder(tokens_1xS, execution=execution)
-    last = jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False)
+    hidden, cache = decoder(tokens_PxS, execution=execution)
+    last = jnp.take_along_axis(hidden, lengths_P[:, None, None] - 1, axis=1)[:, 0]
     return cache, decoder.unembed(last)
 
 
 @functools.partial(jax.jit, donate_argnames="slots")
-def insert(slots: Slots, prompt: KVCache, slot: jax.Array) -> Slots:
-    """Copies a prefilled prompt to the start of a slot's part of the cache."""
-    start = (0, slot, 0, 0, 0)
-    cache = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice(old, new, start), slots.cache, prompt)
-    return _placed(slots._replace(cache=cache))
+def insert(
+    slots: Slots, prompts: KVCache, logits_PxV: jax.Array, rows_A: jax.Array, places_A: jax.Array
+) -> tuple[Slots, jax.Array]:
+    """Copies prefilled prompts to the start of the cache of slots, and gives their logits `[A, V]`.
+
+    The prompt in row `rows_A[i]` goes to slot `places_A[i]`, or nowhere where that is B.
+    """
+    extent = prompts.k.shape[3]
+
+    def copy(old, new):
+        return old.at[:, places_A, :, :extent].set(new[:, rows_A], mode="drop")
+
+    return _placed(slots._replace(cache=jax.tree.map(copy, slots.cache, prompts))), logits_PxV[rows_A]
 
 
 @functools.partial(jax.jit, static_argnames="use_top_p", donate_argnames="slots")
-def begin(
-    use_top_p: bool,
-    stop_ids: jax.Array,
-    slots: Slots,
-    logits_1xV: jax.Array,
-    whole: jax.Array,
-    seed: jax.Array,
-    real: jax.Array,
-) -> Slots:
-    """Samples the first token of a slot whose prompt has been inserted, which makes the slot live.
+def begin(use_top_p: bool, stop_ids: jax.Array, slots: Slots, logits_AxV: jax.Array, entries: Entries) -> Slots:
+    """Samples the first tokens of slots whose prompts have been inserted, which makes them live.
 
-    `stop_ids` (int32) end a sequence. `whole` int32 `[3]` is (slot, prompt length, budget of tokens), `seed` uint32,
-    `real` float32 `[2]` is (temperature, top_p).
+    `stop_ids` (int32) are the tokens that end a sequence.
     """
-    slot, length, budget = whole
-    temperature, top_p = real
-    nucleus = top_p[None] if use_top_p else None
-    token = next_tokens(logits_1xV, seed[None], length[None], temperature[None], nucleus)[0]
-    owed = jnp.where(_is_stop(token, stop_ids), 0, budget - 1)
-    rows = (token, length, owed, token, seed, temperature, top_p)
-    return _placed(Slots(slots.cache, *(old.at[slot].set(new) for old, new in zip(slots[1:], rows, strict=True))))
+    nucleus = entries.top_p if use_top_p else None
+    tokens = next_tokens(logits_AxV, entries.seeds, entries.lengths, entries.temperature, nucleus)
+    owed = jnp.where(_is_stop(tokens, stop_ids), 0, entries.budgets - 1)
+    new = (tokens, entries.lengths, owed, tokens, entries.seeds, entries.temperature, entries.top_p)
+    rest = (old.at[entries.places].set(value, mode="drop") for old, value in zip(slots[1:], new, strict=True))
+    return _placed(Slots(slots.cache, *rest))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "execution", "steps", "use_top_p"), donate_argnames="slots")

@@ -194,6 +194,23 @@ def test_logits_are_bit_equal_in_every_slot(params):
         assert all(np.array_equal(rows[0], other) for other in rows[1:])
 
 
+def test_a_prompt_is_prefilled_to_the_same_bits_in_every_row(params):
+    rng = np.random.default_rng(0)
+    tokens, lengths = rng.integers(0, STOP, (SLOTS, 24), np.int32), np.full(SLOTS, 24, np.int32)
+    tokens[:] = np.where(np.arange(SLOTS)[:, None] % 2 == 0, tokens[0], tokens)
+    cache, logits = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
+    assert np.array_equal(logits[0], logits[2]) and not np.array_equal(logits[0], logits[1])
+    assert np.array_equal(cache.k[:, 0], cache.k[:, 2]) and np.array_equal(cache.v[:, 0], cache.v[:, 2])
+    # With other neighbours, and with other padding behind it.
+    tokens[1:] = rng.integers(0, STOP, (SLOTS - 1, 24))
+    tokens[0, 20:], lengths[0] = 0, 20
+    padded = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
+    tokens[1:], tokens[0, 20:] = rng.integers(0, STOP, (SLOTS - 1, 24)), 7
+    other = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
+    assert np.array_equal(padded[1][0], other[1][0])
+    assert np.array_equal(padded[0].k[:, 0, :, :20], other[0].k[:, 0, :, :20])
+
+
 def test_samples_of_one_prompt_share_a_prefill_and_equal_those_asked_for_alone(engine):
     prompt = [3, 1, 4, 1, 5, 9]
     samples = [request(str(i), prompt, temperature=1.0, seed=derive_seed(0, "p", i)) for i in range(6)]

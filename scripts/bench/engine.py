@@ -1,0 +1,220 @@
+"""Tokens per second of the engine against `transformers` generate (torch, CPU), turn by turn in one process.
+
+Both have the same random weights (the micro model's shape unless told otherwise) and the same prompts, decode greedily
+and never stop early. Only tokens within a prompt's budget count. Three workloads:
+
+  varied   budgets log-uniform between --low and --high. transformers takes the prompts in batches of --slots, each of
+           which runs until its longest budget is done; "sorted" is the same with prompts of like budgets put together.
+  equal    every budget is --equal.
+  one      a single prompt, one at a time.
+
+    python scripts/bench/engine.py
+    python scripts/bench/engine.py --slots 64 --prompts 256 --workloads varied
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+WORKLOADS = ("varied", "equal", "one")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--workloads", nargs="+", choices=["varied", "equal", "one"], default=["varied", "equal", "one"]
+    )
+    parser.add_argument("--prompts", type=int, default=64, help="prompts of a round (default 64)")
+    parser.add_argument("--slots", type=int, default=16, help="our slots, and the batch of transformers (default 16)")
+    parser.add_argument("--low", type=int, default=12, help="smallest budget in tokens (default 12)")
+    parser.add_argument("--high", type=int, default=256, help="largest budget in tokens (default 256)")
+    parser.add_argument("--equal", type=int, default=80, help="budget of the workloads equal and one (default 80)")
+    parser.add_argument("--steps", type=int, default=8, help="our steps per dispatch (default 8)")
+    parser.add_argument("--embed", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--kv-heads", type=int, default=2)
+    parser.add_argument("--mlp", type=int, default=512)
+    parser.add_argument("--vocab", type=int, default=768)
+    parser.add_argument("--torch-threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--repeats", type=int, default=3, help="counted rounds, after one that is not (default 3)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser.parse_args()
+
+
+def decoder_config(args):
+    from rational_jax.models import DecoderConfig
+
+    return DecoderConfig(
+        family="llama",
+        vocab_size=args.vocab,
+        embed_dim=args.embed,
+        num_layers=args.layers,
+        num_heads=args.heads,
+        num_kv_heads=args.kv_heads,
+        head_dim=args.embed // args.heads,
+        mlp_dim=args.mlp,
+        norm_eps=1e-5,
+        rope_theta=10000.0,
+        max_positions=4096,
+        tie_embeddings=True,
+    )
+
+
+def make_prompts(args, budgets):
+    """(tokens, budget) pairs; prompts have 24 to 48 tokens."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return [(rng.integers(1, args.vocab, rng.integers(24, 49)).tolist(), int(budget)) for budget in budgets]
+
+
+def make_ours(args, config, params, slots):
+    """A function of a workload that generates it."""
+    import jax
+
+    from rational_jax import models
+    from rational_jax.sample import Engine, Request
+    from rational_jax.text import Message
+
+    class Verbatim:
+        stop_ids = ()
+
+        def prompt(self, messages):
+            return json.loads(messages[0].content)
+
+        def decode(self, tokens):
+            return ""
+
+    engine = Engine(
+        config,
+        params,
+        Verbatim(),
+        slots=slots,
+        max_length=48 + max(args.high, args.equal),
+        steps_per_dispatch=args.steps,
+        execution=models.execution_for(jax.default_backend()),
+    )
+    engine.warm_up(range(24, 49))
+
+    def generate(prompts):
+        requests = [
+            Request(id=str(i), messages=(Message(role="user", content=json.dumps(tokens)),), max_new_tokens=budget)
+            for i, (tokens, budget) in enumerate(prompts)
+        ]
+        done = sum(len(completion.token_ids) for completion in engine.generate(requests))
+        assert done == sum(budget for _, budget in prompts)
+
+    return generate, engine
+
+
+def make_transformers(args, config, params):
+    """A function of a workload and a batch size that generates it with torch."""
+    import numpy as np
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rational_jax import hub
+
+    model = LlamaForCausalLM(LlamaConfig(**hub.write_config(config))).eval()
+    weights = {"lm_head.weight": torch.tensor(np.asarray(params["embed"]["weight"]))}
+    for path, row in hub.weight_table(config).items():
+        leaf = params
+        for key in path:
+            leaf = leaf[key]
+        parts = np.asarray(leaf) if row.stacked else np.asarray(leaf)[None]
+        weights |= {name: torch.tensor(part) for name, part in zip(row.names(config.num_layers), parts, strict=True)}
+    model.load_state_dict(weights)
+
+    @torch.inference_mode()
+    def generate(prompts, batch):
+        for start in range(0, len(prompts), batch):
+            part = prompts[start : start + batch]
+            longest, budget = max(len(tokens) for tokens, _ in part), max(budget for _, budget in part)
+            tokens, mask = (torch.zeros((len(part), longest), dtype=torch.long) for _ in range(2))
+            for row, (prompt, _) in enumerate(part):
+                tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+                mask[row, longest - len(prompt) :] = 1
+            model.generate(
+                tokens,
+                attention_mask=mask,
+                min_new_tokens=budget,
+                max_new_tokens=budget,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
+
+    return generate
+
+
+def measure(contestants, tokens, repeats):
+    """Medians over the counted rounds, in which everyone has a turn: tokens a second, by the clock and of CPU time."""
+    rounds = []
+    for _ in range(1 + repeats):
+        turn = {}
+        for name, generate in contestants.items():
+            clock, cpu = time.perf_counter(), time.process_time()
+            generate()
+            turn[name] = (tokens / (time.perf_counter() - clock), tokens / (time.process_time() - cpu))
+        rounds.append(turn)
+    counted = rounds[1:]
+    return {
+        name: {
+            "tokens_per_second": statistics.median(turn[name][0] for turn in counted),
+            "tokens_per_cpu_second": statistics.median(turn[name][1] for turn in counted),
+            "ours_is_faster": statistics.median(turn["ours"][0] / turn[name][0] for turn in counted),
+            "ours_is_cheaper": statistics.median(turn["ours"][1] / turn[name][1] for turn in counted),
+        }
+        for name in contestants
+    }
+
+
+def main() -> None:
+    args = arguments()
+    import jax
+    import numpy as np
+    import torch
+
+    from rational_jax import models
+
+    if args.torch_threads:
+        torch.set_num_threads(args.torch_threads)
+    config = decoder_config(args)
+    params = models.init_params(config, jax.random.key(0))
+    theirs = make_transformers(args, config, params)
+    spread = np.exp(np.random.default_rng(0).uniform(np.log(args.low), np.log(args.high), args.prompts)).round()
+    budgets = {"varied": spread, "equal": [args.equal] * args.prompts, "one": [args.equal] * 4}
+    figures = {}
+    for workload in args.workloads:
+        prompts = make_prompts(args, budgets[workload])
+        slots = 1 if workload == "one" else args.slots
+        ours, engine = make_ours(args, config, params, slots)
+        contestants = {
+            "ours": lambda ours=ours, prompts=prompts: ours(prompts),
+            "transformers": lambda prompts=prompts, slots=slots: theirs(prompts, slots),
+        }
+        if workload == "varied":
+            alike = sorted(prompts, key=lambda prompt: -prompt[1])
+            contestants["transformers, sorted"] = lambda alike=alike, slots=slots: theirs(alike, slots)
+        tokens = sum(budget for _, budget in prompts)
+        figures[workload] = measure(contestants, tokens, args.repeats)
+        used = engine.counters.slot_steps / (engine.counters.steps * slots)
+        if not args.json:
+            print(
+                f"\n{workload}: {len(prompts)} prompts, {tokens:,} new tokens, {slots} slots ({used:.0%} of them used)"
+            )
+            print(f"  {'':22}{'tokens/s':>12}{'ours is':>10}{'tokens/CPU s':>16}{'ours is':>10}")
+            for name, row in figures[workload].items():
+                print(
+                    f"  {name:22}{row['tokens_per_second']:12,.0f}{row['ours_is_faster']:9.2f}x"
+                    f"{row['tokens_per_cpu_second']:16,.0f}{row['ours_is_cheaper']:9.2f}x",
+                    flush=True,
+                )
+    if args.json:
+        print(json.dumps(figures | {"torch_threads": torch.get_num_threads()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
