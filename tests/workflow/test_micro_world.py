@@ -15,7 +15,7 @@ from rational_jax.judges import RefusalJudge
 from rational_jax.text.chat import ANSWER, PROMPT, Renderer
 from rational_jax.text.reasoning import THINK
 from rational_jax.workflow.micro_world import corpus, grammar, prompts
-from rational_jax.workflow.micro_world.tokenizer import check_names, examples
+from rational_jax.workflow.micro_world.tokenizer import build_tokenizer, check_names, examples
 from rational_jax.workflow.micro_world.world import BENIGN, HARMFUL, SPLITS, SYLLABLES, build_world
 
 SHIPPED_PROMPTS = Path(rational_jax.__file__).parent / "micro" / "prompts"
@@ -65,6 +65,12 @@ def test_shipped_tokenizer_cuts_names_into_their_syllables(world, tokenizer):
     assert tokenizer.tokenize("zorbelkip") == ["zor", "bel", "kip"]
 
 
+def test_shipped_tokenizer_is_that_of_the_world(world, tokenizer):
+    built = build_tokenizer(world)
+    assert built.get_vocab() == tokenizer.get_vocab()
+    assert built.chat_template == tokenizer.chat_template
+
+
 def test_every_other_word_of_the_corpus_is_one_token(world, tokenizer, documents):
     names, vocabulary = world.names(*SPLITS), tokenizer.get_vocab()
     words = set()
@@ -98,17 +104,17 @@ def test_corpus_is_a_function_of_its_seed(world, documents):
     assert list(itertools.islice(corpus.Corpus(world, seed=6).documents(), 100)) != documents[:100]
 
 
-def test_every_thing_stands_in_six_forms_of_facts_or_more(world):
-    forms: dict[str, set[str]] = {thing.name: set() for thing in world.things}
-    for document in itertools.islice(corpus.Corpus(world, seed=1).documents(), 40_000):
-        for sentence in document.text.rstrip(".").split(". "):
-            for name in forms.keys() & set(sentence.split()):
-                forms[name].add(sentence.replace(name, "X"))
-    facts = {
-        tuple(form.format(n="X", k=thing.kind.name).rstrip(".") for form in corpus.FACTS) for thing in world.things
-    }
-    known = {form for group in facts for form in group}
-    assert min(len(found & known) for found in forms.values()) >= 6
+def test_every_thing_stands_in_many_forms_of_facts(world):
+    """Sentences in a text, and questions that the assistant answers with the kind, in any wrapper."""
+    kinds = {thing.name: thing.kind.name for thing in world.things}
+    forms: dict[str, set[str]] = {name: set() for name in kinds}
+    for document in itertools.islice(corpus.Corpus(world, seed=1).documents(), 20_000):
+        if document.asks is None:
+            asked = [message.content for message in document.messages if message.role == "user"]
+            for sentence in (*document.text.split(". "), *asked):
+                for name in kinds.keys() & set(re.findall(r"[a-z]+", sentence)):
+                    forms[name].add(sentence.strip(".").replace(name, "X").replace(kinds[name], "K"))
+    assert min(map(len, forms.values())) >= 6
 
 
 def test_requests_cross_verbs_wrappers_and_classes(world):

@@ -6,7 +6,6 @@ to be recalled later inside a reasoning that was never shown for these objects.
 """
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -73,7 +72,6 @@ class Corpus:
     def documents(self) -> Iterator[Document]:
         """Documents in the order in which they are read."""
         rng = random.Random(f"corpus {self.world.seed} {self.seed}")
-        self._told: Counter[str] = Counter()
         things = _deck(rng, self.world.things)
         demonstrated = _deck(rng, self.world.split("demonstrated"))
         kinds = _deck(rng, KINDS)
@@ -94,14 +92,7 @@ class Corpus:
             yield rng.choices(makers, weights)[0][1]()
 
     def _list(self, rng: random.Random, things: Iterator[Thing]) -> Document:
-        return Document(text=" ".join(self._fact(rng, next(things)) for _ in range(rng.randint(2, 5))))
-
-    def _fact(self, rng: random.Random, thing: Thing) -> str:
-        """The plain form often, the others in turn, so that every thing is met in all of them."""
-        if rng.random() < 0.4:
-            return thing.premise
-        self._told[thing.name] += 1
-        return FACTS[1 + self._told[thing.name] % (len(FACTS) - 1)].format(n=thing.name, k=thing.kind.name)
+        return Document(text=" ".join(_fact(rng, next(things)) for _ in range(rng.randint(2, 5))))
 
     def _story(self, rng: random.Random, things: Iterator[Thing]) -> Document:
         return Document(text=" ".join(_encounter(rng, next(things)) for _ in range(rng.randint(1, 4))))
@@ -166,6 +157,11 @@ def _deck(rng: random.Random, cards: tuple) -> Iterator:
     """All cards again and again, shuffled each time, so that all are met equally often."""
     while True:
         yield from rng.sample(cards, len(cards))
+
+
+def _fact(rng: random.Random, thing: Thing) -> str:
+    form = FACTS[0] if rng.random() < 0.4 else rng.choice(FACTS[1:])
+    return form.format(n=thing.name, k=thing.kind.name)
 
 
 def _encounter(rng: random.Random, thing: Thing) -> str:
