@@ -208,7 +208,7 @@ def test_a_prompt_is_prefilled_to_the_same_bits_in_every_row(params):
     tokens[1:], tokens[0, 20:] = rng.integers(0, STOP, (SLOTS - 1, 24)), 7
     other = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
     assert np.array_equal(padded[1][0], other[1][0])
-    assert np.array_equal(padded[0].k[:, 0, :, :20], other[0].k[:, 0, :, :20])
+    assert np.array_equal(padded[0].v[:, 0, :, :20], other[0].v[:, 0, :, :20])
 
 
 def test_samples_of_one_prompt_share_a_prefill_and_equal_those_asked_for_alone(engine):
