@@ -131,6 +131,8 @@ class Engine:
         self.max_length = max_length
         self.steps_per_dispatch = steps_per_dispatch
         self.execution = execution
+        # Unrolled layers are worth their longer compilation where a program runs thousands of times.
+        self._prefill_execution = dataclasses.replace(execution, scan=True)
         self.mesh = mesh
         self.counters = Counters()
         self._stop_ids = np.array(sorted(renderer.stop_ids), np.int32)
@@ -144,11 +146,8 @@ class Engine:
         return {"slots": self.slots, "max_length": self.max_length}
 
     def bucket(self, length: int) -> int:
-        """The padded length that a prompt of `length` tokens is prefilled with: a power of two or 3/2 of one."""
-        bucket = SMALLEST_BUCKET
-        while bucket < length:
-            bucket += bucket // 2 if bucket & (bucket - 1) == 0 else bucket // 3
-        return min(bucket, self.max_length)
+        """The padded length that a prompt of `length` tokens is prefilled with: a power of two, or max_length."""
+        return min(max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()), self.max_length)
 
     def prompts_at_once(self, bucket: int) -> int:
         """How many prompts of a bucket are prefilled together."""
@@ -270,7 +269,7 @@ class Engine:
             tokens[row, : len(prompt.tokens)] = prompt.tokens
             lengths[row] = len(prompt.tokens)
         # Outside of the mesh's context: so few rows cannot be divided over the batch axes.
-        cache, logits = programs.prefill(self.config, self.execution, self.params, tokens, lengths)
+        cache, logits = programs.prefill(self.config, self._prefill_execution, self.params, tokens, lengths)
         batch = _Batch(cache=cache, logits=logits)
         for row, prompt in enumerate(prompts):
             prompt.batch, prompt.row = batch, row

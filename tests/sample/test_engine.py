@@ -196,17 +196,17 @@ def test_logits_are_bit_equal_in_every_slot(params):
 
 def test_a_prompt_is_prefilled_to_the_same_bits_in_every_row(params):
     rng = np.random.default_rng(0)
-    tokens, lengths = rng.integers(0, STOP, (SLOTS, 24), np.int32), np.full(SLOTS, 24, np.int32)
+    tokens, lengths = rng.integers(0, STOP, (SLOTS, 32), np.int32), np.full(SLOTS, 32, np.int32)
     tokens[:] = np.where(np.arange(SLOTS)[:, None] % 2 == 0, tokens[0], tokens)
-    cache, logits = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
+    cache, logits = programs.prefill(CONFIG, Execution(), params, tokens, lengths)
     assert np.array_equal(logits[0], logits[2]) and not np.array_equal(logits[0], logits[1])
     assert np.array_equal(cache.k[:, 0], cache.k[:, 2]) and np.array_equal(cache.v[:, 0], cache.v[:, 2])
     # With other neighbours, and with other padding behind it.
-    tokens[1:] = rng.integers(0, STOP, (SLOTS - 1, 24))
+    tokens[1:] = rng.integers(0, STOP, (SLOTS - 1, 32))
     tokens[0, 20:], lengths[0] = 0, 20
-    padded = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
-    tokens[1:], tokens[0, 20:] = rng.integers(0, STOP, (SLOTS - 1, 24)), 7
-    other = programs.prefill(CONFIG, Execution(scan=False), params, tokens, lengths)
+    padded = programs.prefill(CONFIG, Execution(), params, tokens, lengths)
+    tokens[1:], tokens[0, 20:] = rng.integers(0, STOP, (SLOTS - 1, 32)), 7
+    other = programs.prefill(CONFIG, Execution(), params, tokens, lengths)
     assert np.array_equal(padded[1][0], other[1][0])
     assert np.array_equal(padded[0].v[:, 0, :, :20], other[0].v[:, 0, :, :20])
 
@@ -280,10 +280,10 @@ def test_nothing_compiles_after_warm_up(engine):
     assert [program._cache_size() for program in compiled] == sizes
 
 
-def test_buckets_depend_on_the_length_alone_and_waste_at_most_a_third(engine):
+def test_buckets_depend_on_the_length_alone(engine):
     buckets = [engine.bucket(length) for length in range(1, MAX_LENGTH + 1)]
     assert buckets == sorted(buckets)
-    assert set(buckets) == {16, 24, 32, 48}
+    assert set(buckets) == {16, 32, 48}
     assert all(bucket >= length for length, bucket in enumerate(buckets, start=1))
 
 
@@ -325,7 +325,7 @@ def test_an_abandoned_run_leaves_no_trace(engine):
 
 
 def test_slots_and_heads_lie_over_a_mesh(params):
-    requests = many(6)
+    requests = many(6, max_new_tokens=5)  # few: pretended devices wait for each other in every layer
     mesh = make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     abstract = models.abstract_params(CONFIG)
     rules = AxisRules(embed=None, vocab=None)
