@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,9 @@ def session(
             configure_runtime()
         from rational_jax.cli.progress import TerminalProgress
 
+        # What libraries announce to programmers means nothing to who runs the command, and breaks into the bars.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
         yield config, TerminalProgress()
         sys.stdout.flush()
     except UserError as error:

@@ -156,7 +156,7 @@ class ExportSection(Section):
 class SampleSection(Section):
     """The models answer the prompts of the suites."""
 
-    suites: Names = Field(("micro",), description="sets of test prompts")
+    suites: Names = Field(("micro",), description="bundled suites, or prompt files by their path")
     models: Names = Field((BASE, "rational", "refusal"), description="`base` and arms of train.arms")
     limit: Count | None = Field(None, description="only the first so many prompts of each suite; null is all")
     samples: Count = Field(1, description="answers drawn for each prompt")

@@ -18,13 +18,13 @@ from rational_jax.workflow import export
 
 # Seconds on two laptop cores with the micro model. Only their proportions matter: the pace of what is done so far
 # scales what is left, so on another machine or with another model the estimate mends itself after the first verb.
-_START = 4.0  # of each verb, mostly compiling
-_CURATE_SAMPLE = 0.02
-_TRAIN_TOKEN = 6e-5
-_ANSWER = 0.04
-_EXPORT = 6.0
-_EVALUATE = 6.0
-_REPORT = 2.0
+_START = 3.0  # of each verb, mostly compiling
+_CURATE_SAMPLE = 0.012
+_TRAIN_TOKEN = 1.1e-4
+_ANSWER = 0.006
+_EXPORT = 4.0
+_EVALUATE = 2.0
+_REPORT = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

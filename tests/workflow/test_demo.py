@@ -79,7 +79,7 @@ def verbs(monkeypatch):
 
     state = Verbs()
     for room in ("curate", "train", "export", "sample", "evaluate", "report"):
-        monkeypatch.setattr(getattr(demo, room), "run", state.stand_in(room), raising=False)
+        monkeypatch.setattr(getattr(demo, room), "run", state.stand_in(room))
     monkeypatch.setattr(demo, "read_prompts", lambda source, limit: [None] * 50)
     monkeypatch.setattr(demo, "load_suites", lambda names, limit: {"micro": [None] * 200})
     return state
