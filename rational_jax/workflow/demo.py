@@ -53,6 +53,7 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Path:
             task.note(f"{number} of {len(steps)}: {step.folder.replace('/', ' ')}")
             with _Verb(progress, overall, share) as verb:
                 page = step.run(verb)
+        task.note("")
     return page
 
 
