@@ -15,6 +15,7 @@ def configure_runtime() -> None:
     resumed one, does not compile again. JAX's own settings in the environment take precedence.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its worker threads and JAX's compete for the same cores
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing is as it should be
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:

@@ -164,7 +164,8 @@ def main() -> None:
     }
     pairs = sorted(b / a for a, b in zip(wall["rational_jax"], wall["torch"], strict=True))
     ratios = {key: figures["torch"][key] / figures["rational_jax"][key] for key in ("fastest_ms", "cpu_ms")}
-    ratios |= {"pairs_median": statistics.median(pairs), "pairs_quartiles": [pairs[len(pairs) * q // 4] for q in (1, 3)]}
+    ratios["pairs_median"] = statistics.median(pairs)
+    ratios["pairs_quartiles"] = [pairs[len(pairs) * quarter // 4] for quarter in (1, 3)]
     if args.json:
         print(json.dumps(figures | {"torch / rational_jax": ratios}, indent=1))
         return
@@ -174,7 +175,7 @@ def main() -> None:
         print(f"{name:14s} {times} {row['tokens_per_second']:10,.0f} tokens/s")
     low, high = ratios["pairs_quartiles"]
     print(
-        f"torch / rational_jax: {ratios['pairs_median']:.2f} in the median of pairs (quartiles {low:.2f} to {high:.2f}), "
+        f"torch / rational_jax: {ratios['pairs_median']:.2f} in the median of pairs ({low:.2f} to {high:.2f}), "
         f"{ratios['fastest_ms']:.2f} of the fastest, {ratios['cpu_ms']:.2f} of CPU time"
     )
 
