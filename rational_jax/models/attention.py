@@ -51,7 +51,8 @@ def _grouped_attention(q, k, v, bias):
 
 def _grouped_attention_forward(q, k, v, bias):
     B, K, G, S, H = q.shape
-    scores = jnp.einsum("bkmh,bksh->bkms", q.reshape(B, K, G * S, H), k, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bkmh,bksh->bkms", q.reshape(B, K, G * S, H), k, preferred_element_type=wide)
     scores = scores.reshape(B, K, G, S, S) + bias[:, None, None]
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     weights = (weights * (1 / weights.sum(-1, keepdims=True))).reshape(B, K, G * S, S).astype(v.dtype)
@@ -62,10 +63,11 @@ def _grouped_attention_forward(q, k, v, bias):
 def _grouped_attention_backward(residuals, d_out):
     q, k, v, weights, out = residuals
     B, K, G, S, H = q.shape
-    inner = jnp.sum((d_out * out).astype(jnp.float32), axis=-1).reshape(B, K, G * S, 1)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    inner = jnp.sum((d_out * out).astype(wide), axis=-1).reshape(B, K, G * S, 1)
     q, d_out = q.reshape(B, K, G * S, H), d_out.reshape(B, K, G * S, H)
     dv = jnp.einsum("bkmh,bkms->bkhs", d_out, weights).swapaxes(2, 3)
-    d_scores = jnp.einsum("bkmh,bksh->bkms", d_out, v, preferred_element_type=jnp.float32) - inner
+    d_scores = jnp.einsum("bkmh,bksh->bkms", d_out, v, preferred_element_type=wide) - inner
     d_scores = (weights * d_scores).astype(q.dtype)
     dq = jnp.einsum("bkms,bksh->bkmh", d_scores, k).reshape(B, K, G, S, H)
     dk = jnp.einsum("bkmh,bkms->bkhs", q, d_scores).swapaxes(2, 3)

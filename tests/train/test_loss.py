@@ -31,13 +31,13 @@ def by_hand(decoder, examples):
 
 @pytest.mark.parametrize("reasoning_weight", [1.0, 0.25])
 def test_packed_loss_equals_the_sum_over_single_examples(config, params, examples, reasoning_weight):
-    few = examples[:12]
-    packed = pack(few, length=64, reasoning_weight=reasoning_weight)
+    few = examples[:6]
+    packed = pack(few, length=32, reasoning_weight=reasoning_weight)
     assert packed.report.rows < len(few)
     decoder = bind(config, params)
     sums = loss_sums(decoder, batch_of(packed), EXECUTION)
     expected = by_hand(decoder, few)
-    # float32 against float64 over about 150 tokens: the error of a sum grows with its length.
+    # float32 against float64 over about 70 tokens: the error of a sum grows with its length.
     assert float(sums.reasoning) == pytest.approx(expected[REASONING], rel=1e-5)
     assert float(sums.answer) == pytest.approx(expected[ANSWER], rel=1e-5)
     assert float(sums.weighted) == pytest.approx(reasoning_weight * expected[REASONING] + expected[ANSWER], rel=1e-5)
