@@ -14,6 +14,7 @@ MeshSize = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 Text = Annotated[str, Field(min_length=1)]
 Layout = Literal["rational", "refusal", "answer-first", "shuffled"]
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
+Layers = Annotated[tuple[Natural, ...], Field(min_length=1)]
 Layouts = Annotated[tuple[Layout, ...], Field(min_length=1)]
 
 BASE = "base"
@@ -99,10 +100,12 @@ class LoraSection(Section):
 
     rank: Count = Field(16, description="rank of the update")
     alpha: Positive = Field(32.0, description="the update is weighted by alpha / rank")
+    rslora: bool = Field(False, description="weight the update by alpha / sqrt(rank)")
     targets: Names = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="matrices of each layer that get one",
+        ("all-linear",), description="names or patterns of the matrices that get one, such as q_proj, *_proj, experts.*"
     )
+    layers: Layers | None = Field(None, description="numbers of the layers that get one, from 0; null is all")
+    dropout: Momentum = Field(0.0, description="probability of dropping an element of the adapter's input")
 
 
 class TrainSection(Section):

@@ -54,7 +54,7 @@ class _Trained:
             whole = combine(self.params, self.trainable)
         else:
             wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), self.params)
-            whole = merge_lora(wide, self.trainable, self.lora.scale)
+            whole = merge_lora(wide, self.trainable, self.decoder, self.lora)
         return jax.tree.map(lambda new, old: new.astype(old.dtype if dtype == "base" else dtype), whole, self.params)
 
 

@@ -60,7 +60,7 @@ def test_peft_computes_what_we_compute(name, targets, llama_directory, tmp_path)
     assert error(plain, theirs) > 1e-2  # the adapter matters
     # And merging says the same.
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    assert error(our_logits(config, merge_lora(wide, factors, lora.scale)), theirs) <= 1e-4
+    assert error(our_logits(config, merge_lora(wide, factors, config, lora)), theirs) <= 1e-4
 
     again = hub.load_adapter(tmp_path / "adapter", config)
     assert again.lora == lora and again.base_name == "someone/base"

@@ -95,7 +95,7 @@ def test_lora_starts_as_nothing_and_merges_to_the_same(params, tokens):
     leaves = [jax.random.normal(jax.random.key(i), leaf.shape) * 0.3 for i, leaf in enumerate(leaves)]
     factors = jax.tree.unflatten(tree, leaves)
     beside, _ = bind(CONFIG, models.combine(params, factors), lora)(tokens)
-    merged, _ = bind(CONFIG, models.merge_lora(params, factors, lora.scale))(tokens)
+    merged, _ = bind(CONFIG, models.merge_lora(params, factors, CONFIG, lora))(tokens)
     assert relative(beside, merged) < 1e-5
     assert relative(beside, base) > 0.1
 

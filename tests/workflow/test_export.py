@@ -121,7 +121,7 @@ def test_both_parts_checked_by_transformers_and_peft(lora_run, base, factors):
     directory = export.run(lora_run(), "rational")
 
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), read(base))
-    assert_equal(read(directory / "merged"), rounded(merge_lora(wide, factors, LORA.scale)))
+    assert_equal(read(directory / "merged"), rounded(merge_lora(wide, factors, DECODER, LORA)))
     adapter = hub.load_adapter(directory / "adapter", DECODER)
     assert adapter.lora == LORA and adapter.base_name == str(base)
     assert_equal(adapter.params, factors)
@@ -151,7 +151,7 @@ def test_dtype_of_the_merged_model(lora_run, base, factors, dtype, expected):
     directory = export.run(lora_run(dtype=dtype, verify="self", adapter=False), "rational")
     assert sorted(p.name for p in directory.iterdir() if p.is_dir()) == ["merged"]
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), read(base))
-    merged = merge_lora(wide, factors, LORA.scale)  # in float32, so that only one rounding follows
+    merged = merge_lora(wide, factors, DECODER, LORA)  # in float32, so that only one rounding follows
     assert_equal(read(directory / "merged"), jax.tree.map(lambda leaf: leaf.astype(expected), merged))
     assert json.loads((directory / "merged" / "config.json").read_text())["torch_dtype"] == expected
     assert "self-verified" in (directory / "merged" / "README.md").read_text()
