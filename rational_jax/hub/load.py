@@ -6,6 +6,7 @@ their headers before the first array is made.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from rational_jax.errors import UserError
-from rational_jax.hub.families import family_of, read_json, weight_table
+from rational_jax.hub.families import Weight, family_of, read_json, weight_table
 from rational_jax.models import DecoderConfig, abstract_params
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -98,9 +99,7 @@ def load_params(
     _check(files, config, shapes)
 
     def leaf(where: Any, spec: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-        row = table[tuple(_keys(where))]
-        names = row.names(config.num_layers)
-        return _load(files, names, row.stacked, spec.shape, dtype, sharding)
+        return _load(files, table[tuple(_keys(where))], spec.shape, dtype, sharding)
 
     trees = (abstract_params(config),) if shardings is None else (abstract_params(config), shardings)
     return jax.tree.map_with_path(leaf, *trees)
@@ -108,13 +107,14 @@ def load_params(
 
 def _load(
     files: TensorFiles,
-    names: list[str],
-    stacked: bool,
+    row: Weight,
     shape: tuple[int, ...],
     dtype: DTypeLike | None,
     sharding: jax.sharding.Sharding | None,
 ) -> jax.Array:
-    """One of our arrays from the tensors of its layers."""
+    """One of our arrays from the tensors that its row of the table names."""
+    pieces = {piece.index: piece for piece in row.pieces()}
+    names = [piece.name for piece in pieces.values()]
     stored = {files.dtype(name) for name in names}
     if dtype is None and len(stored) > 1:
         found = ", ".join(sorted(str(d) for d in stored))
@@ -122,13 +122,15 @@ def _load(
     target = jax.numpy.dtype(dtype) if dtype is not None else stored.pop()
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = [slice(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
-        out = np.empty([part.stop - part.start for part in bounds], target)
-        if not stacked:
-            out[...] = files.read(names[0], tuple(bounds))
-        else:
-            for place, layer in enumerate(range(bounds[0].start, bounds[0].stop)):
-                out[place] = files.read(names[layer], tuple(bounds[1:]))
+        bounds = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
+        out = np.empty([len(part) for part in bounds], target)
+        lead = len(next(iter(pieces)))
+        for place in itertools.product(*(enumerate(part) for part in bounds[:lead])):
+            piece = pieces[tuple(number for _, number in place)]
+            start = piece.rows.start or 0
+            inside = [slice(part.start, part.stop) for part in bounds[lead:]]
+            inside[0] = slice(start + inside[0].start, start + inside[0].stop)
+            out[tuple(at for at, _ in place)] = files.read(piece.name, tuple(inside))
         return out
 
     if sharding is None:
@@ -149,14 +151,20 @@ def _check(files: TensorFiles, config: DecoderConfig, shapes: Mapping[tuple[str,
     """Compare the headers with what the decoder needs."""
     expected: dict[str, tuple[int, ...]] = {}
     for where, row in weight_table(config).items():
-        shape = shapes[where][1:] if row.stacked else shapes[where]
-        expected |= dict.fromkeys(row.names(config.num_layers), shape)
+        for piece in row.pieces():
+            rows, *rest = shapes[where][len(piece.index) :]
+            # Fused matrices are as long as their last part reaches.
+            rows = max(piece.rows.stop or rows, expected.get(piece.name, (0,))[0])
+            expected[piece.name] = (rows, *rest)
     if missing := sorted(expected.keys() - files.names()):
         raise UserError(f"{files.path}: {_listed(missing)} missing for a {config.family} model of this config.json")
-    ignored = family_of(config.family).ignored
+    family = family_of(config.family)
     # A tied model may still come with its output matrix; transformers ignores it too.
-    tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    if unexpected := sorted(n for n in files.names() - expected.keys() - tied if not ignored.fullmatch(n)):
+    tied = {f"{config.tensor_prefix}lm_head.weight"} if config.tie_embeddings else set()
+    unexpected = sorted(n for n in files.names() - expected.keys() - tied if not family.ignored.fullmatch(n))
+    if family.carried is not None:
+        unexpected = [name for name in unexpected if not family.carried.fullmatch(name)]
+    if unexpected:
         where = files.file(unexpected[0])
         raise UserError(f"{where}: {_listed(unexpected)} unexpected in a {config.family} model of this config.json")
     for name, shape in expected.items():

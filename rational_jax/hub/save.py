@@ -6,6 +6,7 @@ The bytes are a function of the parameters and the source directory only.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -77,8 +78,8 @@ def write_model(
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(dict(_tensors(params, shard, dtype)), directory / name, metadata=_METADATA)
-        weight_map |= {tensor: name for tensor, _, _, _ in shard}
-    total = sum(size for shard in shards for _, _, _, size in shard)
+        weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
+    total = sum(tensor.size for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(directory / INDEX_FILE, index)
 
@@ -95,47 +96,54 @@ def lookup(tree: dict, path: tuple[str, ...]) -> Any:
     return tree
 
 
-# One tensor to be written: its name, the path of our array, the layer in it (None: not stacked), its size in bytes.
-_Planned = tuple[str, tuple[str, ...], int | None, int]
+@dataclasses.dataclass(kw_only=True)
+class _Planned:
+    """One tensor to be written: the parts of our arrays whose rows it is made of, in their order, and its bytes."""
+
+    name: str
+    layer: int
+    parts: list[tuple[tuple[str, ...], tuple[int, ...]]]
+    size: int
 
 
 def _plan(config: DecoderConfig, params: dict, dtype: DTypeLike | None, shard_bytes: int) -> list[list[_Planned]]:
     """All tensors, layer by layer, cut into files of at most `shard_bytes` (a larger tensor gets a file of its own)."""
-    rows: list[tuple[int, _Planned]] = []
-    last = config.num_layers
+    planned: dict[str, _Planned] = {}
     for place, (path, row) in enumerate(weight_table(config).items()):
         leaf = lookup(params, path)
         width = (leaf.dtype if dtype is None else jax.numpy.dtype(dtype)).itemsize
-        shape = leaf.shape[1:] if row.stacked else leaf.shape
-        for layer, name in enumerate(row.names(config.num_layers)):
-            # What stands before the layers goes to the first file, what stands after them to the last.
-            order = layer if row.stacked else (-1 if place == 0 else last)
-            rows.append((order, (name, path, layer if row.stacked else None, width * math.prod(shape))))
+        # What stands before the layers goes to the first file, what stands after them to the last.
+        outside = -1 if place == 0 else config.num_layers
+        for piece in row.pieces():
+            layer = outside if row.layers is None else row.layers[piece.index[0]]
+            tensor = planned.setdefault(piece.name, _Planned(name=piece.name, layer=layer, parts=[], size=0))
+            tensor.parts.append((path, piece.index))
+            tensor.size += width * math.prod(leaf.shape[len(piece.index) :])
     shards: list[list[_Planned]] = [[]]
     filled = 0
-    for _, planned in sorted(rows, key=lambda item: item[0]):
-        if shards[-1] and filled + planned[3] > shard_bytes:
+    for tensor in sorted(planned.values(), key=lambda tensor: tensor.layer):
+        if shards[-1] and filled + tensor.size > shard_bytes:
             shards.append([])
             filled = 0
-        shards[-1].append(planned)
-        filled += planned[3]
+        shards[-1].append(tensor)
+        filled += tensor.size
     return shards
 
 
 def _tensors(params: dict, shard: list[_Planned], dtype: DTypeLike | None) -> Iterator[tuple[str, np.ndarray]]:
-    for name, path, layer, _ in shard:
-        leaf = lookup(params, path)
-        array = np.asarray(leaf) if layer is None else _layer(leaf, layer)
+    for tensor in shard:
+        parts = [_part(lookup(params, path), index) for path, index in tensor.parts]
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
         # safetensors writes the buffer as it lies, so it has to lie in order.
-        yield name, np.ascontiguousarray(array if dtype is None else array.astype(jax.numpy.dtype(dtype)))
+        yield tensor.name, np.ascontiguousarray(array if dtype is None else array.astype(jax.numpy.dtype(dtype)))
 
 
-def _layer(leaf: jax.Array | np.ndarray, layer: int) -> np.ndarray:
+def _part(leaf: jax.Array | np.ndarray, index: tuple[int, ...]) -> np.ndarray:
     """One layer of a stacked array, without bringing the others to the host."""
-    if isinstance(leaf, jax.Array) and [device.platform for device in leaf.devices()] == ["cpu"]:
+    if not index or (isinstance(leaf, jax.Array) and [device.platform for device in leaf.devices()] == ["cpu"]):
         # In the host's own memory a view is free, and indexing in JAX would compile a program for each shape.
-        return np.asarray(leaf)[layer]
-    return np.asarray(leaf[layer])
+        return np.asarray(leaf)[index]
+    return np.asarray(leaf[index])
 
 
 def _source_config(source: Path, config: DecoderConfig) -> dict[str, Any]:

@@ -236,11 +236,9 @@ def _differing(config: DecoderConfig, expected: dict, found: dict) -> str:
     """The tensors that are not equal, worst first, by their names in the file; empty where all are equal."""
     differences: list[tuple[float, str]] = []
     for path, row in weight_table(config).items():
-        pair = [np.asarray(lookup(tree, path)) for tree in (expected, found)]
-        if not row.stacked:
-            pair = [array[None] for array in pair]
-        for name, ours, theirs in zip(row.names(config.num_layers), *pair, strict=True):
-            differences.append((_difference(ours, theirs), name))
+        ours, theirs = (np.asarray(lookup(tree, path)) for tree in (expected, found))
+        for piece in row.pieces():
+            differences.append((_difference(ours[piece.index], theirs[piece.index]), piece.name))
     return _worst(differences)
 
 

@@ -1,7 +1,8 @@
 """The Flax decoder: one implementation for all families."""
 
-from rational_jax.models.config import DecoderConfig
-from rational_jax.models.decoder import Decoder, Execution, KVCache, LoraParam, bind, structure
+from rational_jax.models.config import DecoderConfig, LayerKind, MoeConfig, RopeScaling
+from rational_jax.models.decoder import Decoder, Execution, KVCache, bind, structure
+from rational_jax.models.layers import LoraParam
 from rational_jax.models.lora import LoraConfig
 from rational_jax.models.params import (
     abstract_params,
@@ -18,8 +19,11 @@ __all__ = [
     "DecoderConfig",
     "Execution",
     "KVCache",
+    "LayerKind",
     "LoraConfig",
     "LoraParam",
+    "MoeConfig",
+    "RopeScaling",
     "abstract_params",
     "bind",
     "combine",

@@ -1,29 +1,25 @@
-"""The decoder: one Flax module for every family, its layers stacked on a leading axis and scanned.
+"""The decoder: one Flax module for every family, its layers stacked and scanned.
 
-Parameters keep Hugging Face's layout (`[out, in]`, rotary halves), so that weights and adapters need no transformation
-on the way in or out. Shapes: B batch, S sequence, D embed, L layers, V vocabulary, K key-value heads, H head size,
-T extent of the cache.
+Shapes: B batch, S sequence, D embed, L layers, V vocabulary, N heads, K key-value heads, H head size, T extent of the
+cache.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rational_jax.models import attention
-from rational_jax.models.config import DecoderConfig
-from rational_jax.models.lora import LoraConfig, up_project
-from rational_jax.models.rope import rotary_tables, rotate
+from rational_jax.models import attention, layout
+from rational_jax.models.config import DecoderConfig, LayerKind
+from rational_jax.models.layers import Attention, Mlp, RMSNorm, Stack, normal
+from rational_jax.models.lora import LoraConfig
+from rational_jax.models.moe import Experts
+from rational_jax.models.rope import Tables, rotary_tables
 from rational_jax.parallel.rules import constrain
-
-INIT_STD = 0.02
-
-
-class LoraParam(nnx.Param):
-    """A low-rank factor; the filter that makes LoRA training what it is."""
 
 
 class KVCache(NamedTuple):
@@ -43,106 +39,51 @@ class Execution:
     remat: bool = False
 
 
-class Linear(nnx.Module):
-    """`x W^T + b` for L stacked matrices, with an optional low-rank term. `shape` and `axes` are of `[out, in]`."""
-
-    def __init__(
-        self,
-        name: str,
-        shape: tuple[int, int],
-        axes: tuple[str, str],
-        *,
-        layers: int,
-        lora: LoraConfig | None,
-        rngs: nnx.Rngs,
-        bias: bool = False,
-    ):
-        out_size, in_size = shape
-        out_axis, in_axis = axes
-        self.weight = nnx.Param(_normal(rngs, (layers, out_size, in_size)), axes=("layers", out_axis, in_axis))
-        self.bias = nnx.Param(jnp.zeros((layers, out_size)), axes=("layers", out_axis)) if bias else None
-        if lora is not None and name in lora.targets:
-            # PEFT's initialisation: A Kaiming-uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in)); B zero.
-            bound = in_size**-0.5
-            a = jax.random.uniform(rngs.params(), (layers, lora.rank, in_size), minval=-bound, maxval=bound)
-            self.lora_a = LoraParam(a, axes=("layers", None, in_axis))
-            self.lora_b = LoraParam(jnp.zeros((layers, out_size, lora.rank)), axes=("layers", out_axis, None))
-            self.scale = lora.scale
-        else:
-            self.scale = None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        rows = x.reshape(-1, x.shape[-1])
-        y = rows @ self.weight[...].astype(x.dtype).T
-        if self.scale is not None:
-            h = (rows @ self.lora_a[...].astype(x.dtype).T) * self.scale
-            y = y + up_project(h, self.lora_b[...].astype(x.dtype))
-        if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
-        return y.reshape(*x.shape[:-1], -1)
-
-
-class RMSNorm(nnx.Module):
-    def __init__(self, config: DecoderConfig, layers: int | None):
-        shape = (config.embed_dim,) if layers is None else (layers, config.embed_dim)
-        self.weight = nnx.Param(jnp.ones(shape), axes=("norm",) if layers is None else ("layers", "norm"))
-        self.epsilon = config.norm_eps
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return self.weight[...].astype(x.dtype) * wide.astype(x.dtype)
-
-
-class Attention(nnx.Module):
-    def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
-        D, N, K, H = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
-        stack = dict(layers=config.num_layers, lora=lora, rngs=rngs, bias=config.attention_bias)
-        self.head_dim = H
-        self.q_proj = Linear("q_proj", (N * H, D), ("heads", "embed"), **stack)
-        self.k_proj = Linear("k_proj", (K * H, D), ("kv_heads", "embed"), **stack)
-        self.v_proj = Linear("v_proj", (K * H, D), ("kv_heads", "embed"), **stack)
-        self.o_proj = Linear("o_proj", (D, N * H), ("embed", "heads"), **stack)
-
-    def project(self, x: jax.Array, tables) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Rotated queries and keys, and values: `[B, S, heads, H]` each."""
-        q, k, v = (p(x).reshape(*x.shape[:2], -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(q, tables), rotate(k, tables), v
-
-
-class Mlp(nnx.Module):
-    def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
-        D, F = config.embed_dim, config.mlp_dim
-        stack = dict(layers=config.num_layers, lora=lora, rngs=rngs)
-        self.gate_proj = Linear("gate_proj", (F, D), ("mlp", "embed"), **stack)
-        self.up_proj = Linear("up_proj", (F, D), ("mlp", "embed"), **stack)
-        self.down_proj = Linear("down_proj", (D, F), ("embed", "mlp"), **stack)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Layer(nnx.Module):
-    def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
-        self.input_norm = RMSNorm(config, config.num_layers)
-        self.attention = Attention(config, lora, rngs)
-        self.post_attention_norm = RMSNorm(config, config.num_layers)
-        self.mlp = Mlp(config, lora, rngs)
+    """One block of attention and one of an MLP or experts, on the residual stream."""
 
-    def __call__(self, x_BxSxD: jax.Array, attend, tables) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
+        everywhere = Stack(layers=tuple(range(config.num_layers)), lora=lora, rngs=rngs)
+        before, after = config.block_norms in ("pre", "both"), config.block_norms in ("post", "both")
+
+        def norm(wanted: bool) -> RMSNorm | None:
+            return RMSNorm(config, config.embed_dim, everywhere.layers) if wanted else None
+
+        self.residual_scale = config.residual_scale
+        self.attention_norm, self.attention_post_norm = norm(before), norm(after)
+        self.attention = Attention(config, everywhere)
+        self.mlp_norm, self.mlp_post_norm = norm(before), norm(after)
+        dense, sparse = (dataclasses.replace(everywhere, layers=x) for x in (config.dense_layers, config.sparse_layers))
+        self.mlp = Mlp(config, dense) if dense.layers else None
+        self.experts = Experts(config, sparse) if sparse.layers else None
+
+    def __call__(
+        self, x_BxSxD: jax.Array, kind: LayerKind, attend: Callable, tables: Tables | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """`attend(q, k, v) -> [B, S, N, H]` looks at this sequence, or at a cache. Returns keys and values too."""
-        q, k, v = self.attention.project(self.input_norm(x_BxSxD), tables)
-        mixed = attend(q, k, v)
-        x = x_BxSxD + self.attention.o_proj(mixed.reshape(*x_BxSxD.shape[:2], -1))
-        x = x + self.mlp(self.post_attention_norm(x))
-        return constrain(x, ("batch", "sequence", None)), (k, v)
+        kept = ()
+
+        def attention_block(x):
+            nonlocal kept
+            q, k, v = self.attention.project(x, tables)
+            kept = (k, v)
+            return self.attention.o_proj(attend(q, k, v).reshape(*x.shape[:2], -1))
+
+        x = self._add(x_BxSxD, attention_block, self.attention_norm, self.attention_post_norm)
+        x = self._add(x, self.experts if kind.sparse else self.mlp, self.mlp_norm, self.mlp_post_norm)
+        return constrain(x, ("batch", "sequence", None)), kept
+
+    def _add(self, x: jax.Array, block: Callable, before: RMSNorm | None, after: RMSNorm | None) -> jax.Array:
+        y = block(x if before is None else before(x))
+        y = y if after is None else after(y)
+        return x + (y if self.residual_scale == 1 else y * self.residual_scale)
 
 
 class Table(nnx.Module):
     """An embedding or output matrix `[V, D]`."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        self.weight = nnx.Param(_normal(rngs, (config.vocab_size, config.embed_dim)), axes=("vocab", "embed"))
+        self.weight = nnx.Param(normal(rngs, (config.vocab_size, config.embed_dim)), axes=("vocab", "embed"))
 
 
 class Decoder(nnx.Module):
@@ -150,9 +91,12 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, lora: LoraConfig | None = None, rngs: nnx.Rngs):
         self.config = config
+        # Layers that LoRA leaves out are of another kind, so that no scan has factors for some of its layers only.
+        adapted = () if lora is None or lora.layers is None else lora.layers
+        self.runs = tuple(layout.runs([(kind, layer in adapted) for layer, kind in enumerate(config.kinds)]))
         self.embed = Table(config, rngs)
         self.layers = Layer(config, lora, rngs)
-        self.norm = RMSNorm(config, None)
+        self.norm = RMSNorm(config, config.embed_dim, None)
         if not config.tie_embeddings:
             self.lm_head = Table(config, rngs)
 
@@ -172,65 +116,112 @@ class Decoder(nnx.Module):
             positions_BxS = jnp.broadcast_to(jnp.arange(tokens_BxS.shape[1]), tokens_BxS.shape)
         if segments_BxS is None:
             segments_BxS = jnp.ones_like(tokens_BxS)
-        bias = attention.attention_bias(segments_BxS)
-        tables = rotary_tables(self.config, positions_BxS)
-        attend = functools.partial(attention.IMPLEMENTATIONS[execution.attention], bias_BxSxS=bias)
-        graphdef, stacked = nnx.split(self.layers)
+        config = self.config
+        tables = rotary_tables(config, positions_BxS)
+        windows = {kind.window for kind in config.kinds}
+        scores = dict(scale=config.score_scale, softcap=config.attention_softcap)
+        attend = attention.attenders(execution.attention, segments_BxS, windows, **scores)
 
-        def body(x, layer_state):
-            x, (k, v) = nnx.merge(graphdef, layer_state)(x, attend, tables)
+        def block(x, layer: Layer, kind: LayerKind):
+            x, (k, v) = layer(x, kind, attend[kind.window], tables[kind.rope])
             return x, KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
-        if execution.remat:
-            body = jax.checkpoint(body)
         x = self._embed(tokens_BxS, execution)
-        x, cache = jax.lax.scan(body, x, stacked, unroll=1 if execution.scan else self.config.num_layers)
-        return self.norm(x), cache
+        caches = []
+        for run in self.runs:
+            graphdef, variables, stacks = self._stacks(run)
+
+            def body(x, parts, run=run, graphdef=graphdef, variables=variables):
+                kept = []
+                for offset in range(run.period):
+                    kind = config.kinds[run.start + offset]
+
+                    def one(x, parts, offset=offset, kind=kind):
+                        return block(x, _layer(graphdef, variables, parts, run, offset), kind)
+
+                    x, cache = (jax.checkpoint(one) if execution.remat else one)(x, parts)
+                    kept.append(cache)
+                return x, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
+
+            x, cache = jax.lax.scan(body, x, stacks, unroll=1 if execution.scan else run.repeats)
+            caches.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cache))
+        return self.norm(x), jax.tree.map(lambda *parts: jnp.concatenate(parts) if parts[1:] else parts[0], *caches)
 
     def decode(
         self, tokens_B: jax.Array, positions_B: jax.Array, cache: KVCache, *, execution: Execution = Execution()
     ) -> tuple[jax.Array, KVCache]:
         """One step for every row: hidden states `[B, D]`, and the cache with this token added at `positions_B`."""
-        tables = rotary_tables(self.config, positions_B[:, None])
-        graphdef, stacked = nnx.split(self.layers)
+        config = self.config
+        tables = rotary_tables(config, positions_B[:, None])
         rows = jnp.arange(tokens_B.shape[0])
+        scores = dict(scale=config.score_scale, softcap=config.attention_softcap)
 
-        def body(carry, inputs):
+        def block(x, cache, index, layer: Layer, kind: LayerKind):
             # The whole cache is carried and updated in place: as a scanned input and output it would be copied.
-            x, cache = carry
-            index, layer_state = inputs
-
             def attend(q, k, v):
                 nonlocal cache
                 new = KVCache(k[:, 0], v[:, 0])
                 cache = jax.tree.map(lambda old, x: old.at[index, rows, :, positions_B].set(x), cache, new)
-                return attention.cached_attention(q[:, 0], cache.k[index], cache.v[index], positions_B)[:, None]
+                one = attention.cached_attention(
+                    q[:, 0], cache.k[index], cache.v[index], positions_B, window=kind.window, **scores
+                )
+                return one[:, None]
 
-            x, _ = nnx.merge(graphdef, layer_state)(x, attend, tables)
-            return (x, cache), None
+            x, _ = layer(x, kind, attend, tables[kind.rope])
+            return x, cache
 
-        x = self._embed(tokens_B[:, None], execution)
-        layers = self.config.num_layers
-        if execution.scan:
-            (x, cache), _ = jax.lax.scan(body, (x, cache), (jnp.arange(layers), stacked))
-        else:
-            for index in range(layers):
-                (x, cache), _ = body((x, cache), (index, jax.tree.map(lambda leaf, i=index: leaf[i], stacked)))
+        carry = (self._embed(tokens_B[:, None], execution), cache)
+        for run in self.runs:
+            graphdef, variables, stacks = self._stacks(run)
+
+            def body(carry, inputs, run=run, graphdef=graphdef, variables=variables):
+                repeat, parts = inputs
+                for offset in range(run.period):
+                    index = run.start + repeat * run.period + offset
+                    layer = _layer(graphdef, variables, parts, run, offset)
+                    carry = block(*carry, index, layer, config.kinds[run.start + offset])
+                return carry, None
+
+            if execution.scan:
+                carry, _ = jax.lax.scan(body, carry, (jnp.arange(run.repeats), stacks))
+            else:
+                for repeat in range(run.repeats):
+                    carry, _ = body(carry, (repeat, jax.tree.map(lambda leaf, i=repeat: leaf[i], stacks)))
+        x, cache = carry
         return self.norm(x)[:, 0], cache
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Logits in float32, `[..., V]`. Ask for few positions at a time: the vocabulary is the widest axis."""
         table = self.embed if self.config.tie_embeddings else self.lm_head
         weight = table.weight[...].astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+        if self.config.logit_divisor != 1:
+            logits = logits / self.config.logit_divisor
+        if (cap := self.config.logit_softcap) is not None:
+            logits = cap * jnp.tanh(logits / cap)
+        return logits
 
     def _embed(self, tokens: jax.Array, execution: Execution) -> jax.Array:
         x = self.embed.weight[...].astype(execution.dtype)[tokens]
+        if self.config.embed_scale != 1:
+            # Rounded to the compute dtype first, as the models were trained.
+            x = x * jnp.asarray(self.config.embed_scale, execution.dtype)
         return constrain(x, ("batch", "sequence", None))
 
+    def _stacks(self, run: layout.Run):
+        """The layers' graph, their variables by path, and the arrays that a scan over this run takes."""
+        graphdef, state = nnx.split(self.layers)
+        variables = tuple(nnx.to_flat_state(state))
+        return graphdef, variables, [layout.stacked(variable, run) for _, variable in variables]
 
-def _normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    return INIT_STD * jax.random.normal(rngs.params(), shape)
+
+def _layer(graphdef, variables, parts: list[jax.Array], run: layout.Run, offset: int) -> Layer:
+    """The layer at `offset` of a period, bound to its arrays."""
+    one = [
+        (path, variable.replace(layout.unstacked(variable, part, run, offset)))
+        for (path, variable), part in zip(variables, parts, strict=True)
+    ]
+    return nnx.merge(graphdef, nnx.from_flat_state(one))
 
 
 @functools.cache

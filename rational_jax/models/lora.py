@@ -86,11 +86,20 @@ class LoraConfig:
         if not any(self.chosen(name, layers) for name, layers in projections(config).items()):
             raise UserError(f"none of the layers {list(self.layers)} has a LoRA target ({', '.join(self.targets)})")
 
+    def spelled_out(self, config: DecoderConfig) -> LoraConfig:
+        """The same for a model of this configuration, every target by its name: what is equal there compares equal."""
+        held = {name: layers for name, layers in projections(config).items() if self.matches(name)}
+        everywhere = all(self.chosen(name, layers) == layers for name, layers in held.items())
+        layers = None if everywhere else self.layers
+        return dataclasses.replace(self, targets=tuple(map(short_name, held)), layers=layers)
+
     def _require_each_target(self, names: Iterable[str]) -> None:
         unknown = [target for target in self.targets if not any(_matches(target, name) for name in names)]
         if unknown or not self.targets:
             named = ", ".join(unknown) or "(none given)"
-            raise UserError(f"no layer named {named} for LoRA; there are {ALL_LINEAR}, {', '.join(map(_short, names))}")
+            raise UserError(
+                f"no layer named {named} for LoRA; there are {ALL_LINEAR}, {', '.join(map(short_name, names))}"
+            )
 
 
 def projections(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -116,7 +125,8 @@ def _matches(target: str, name: str) -> bool:
     return target == ALL_LINEAR or fnmatch.fnmatchcase(short, target) or fnmatch.fnmatchcase(full, target)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A projection as a target is usually spelt: "q_proj", but "experts.up_proj"."""
     return name if name.startswith("experts.") else name.partition(".")[2]
 
 

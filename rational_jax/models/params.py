@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rational_jax.models.config import DecoderConfig
-from rational_jax.models.decoder import Decoder, Execution, LoraParam, structure
+from rational_jax.models.decoder import Decoder, Execution, structure
+from rational_jax.models.layers import LoraParam
 from rational_jax.models.lora import LoraConfig, merge
 
 merge_lora = merge

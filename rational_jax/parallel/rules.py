@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rational_jax.errors import UserError
 
@@ -22,7 +22,9 @@ class AxisRules:
     kv_heads: str | None = "tensor"
     mlp: str | None = "tensor"
     vocab: str | None = "tensor"
+    experts: str | None = None
     layers: str | None = None
+    rank: str | None = None
     norm: str | None = None
 
     def spec(self, axes: Axes) -> PartitionSpec:
@@ -48,7 +50,7 @@ def shardings(mesh: Mesh, rules: AxisRules, shapes: dict, axes: dict, path: str 
             continue
         spec = rules.spec(axes[name])
         for size, logical, placed in zip(value.shape, axes[name], spec, strict=True):
-            parts = math.prod(mesh.shape[a] for a in ((placed,) if isinstance(placed, str) else placed or ()))
+            parts = _parts(mesh, placed)
             if size % parts:
                 raise UserError(
                     f"{where}: axis {logical!r} of size {size} does not divide over {parts} devices of mesh axis "
@@ -62,8 +64,27 @@ DEFAULT_RULES = AxisRules()
 
 
 def constrain(x: jax.Array, axes: Axes, rules: AxisRules = DEFAULT_RULES) -> jax.Array:
-    """Fixes the sharding of an intermediate value under `jax.set_mesh`; without a mesh it does nothing."""
+    """Fixes the sharding of an intermediate value under `jax.set_mesh`; without a mesh it does nothing.
+
+    An axis that does not divide over its devices is replicated, as key-value heads are that are fewer than they.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return x
-    return jax.lax.with_sharding_constraint(x, rules.spec(axes))
+    spec = rules.spec(axes)
+    fitting = [placed if size % _parts(mesh, placed) == 0 else None for size, placed in zip(x.shape, spec, strict=True)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+
+
+def replicate_kv_heads(rules: AxisRules, mesh: Mesh, num_kv_heads: int) -> AxisRules:
+    """The rules for a model with fewer key-value heads than devices to lay them on: every device holds them all.
+
+    Their matrices could be cut inside a head, but each attention would then begin by putting the heads together.
+    """
+    divides = num_kv_heads % _parts(mesh, rules.kv_heads) == 0
+    return rules if divides else dataclasses.replace(rules, kv_heads=None)
+
+
+def _parts(mesh: Mesh | AbstractMesh, placed: str | tuple[str, ...] | None) -> int:
+    """Over how many devices an axis with this placement is cut."""
+    return math.prod(mesh.shape[axis] for axis in ((placed,) if isinstance(placed, str) else placed or ()))

@@ -71,7 +71,7 @@ def open_engine(config: RunConfig, model: str = BASE, progress: Progress = SILEN
     Raises UserError where the model is not there, cannot be read, or the engine's settings do not fit it.
     """
     path = model_directory(config, model)
-    decoder = hub.load_config(path)
+    decoder = dataclasses.replace(hub.load_config(path), context=config.engine.max_length)
     renderer = Renderer(hub.load_tokenizer(path), format_named(config.chat.reasoning))
     dtype = jnp.dtype(config.model.dtype)
     platform = jax.default_backend()

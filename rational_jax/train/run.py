@@ -14,7 +14,7 @@ from rational_jax.data.packing import Packed, pack
 from rational_jax.data.rationale_dataset import read_hf, read_tfds
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.parallel import DEFAULT_RULES, make_mesh, shardings
+from rational_jax.parallel import DEFAULT_RULES, make_mesh, replicate_kv_heads, shardings
 from rational_jax.progress import SILENT, Progress
 from rational_jax.text.chat import Renderer
 from rational_jax.text.reasoning import format_named
@@ -53,7 +53,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full")
     mesh = make_mesh(**config.mesh.model_dump())
     lora = models.LoraConfig(**section.lora.model_dump()) if section.method == "lora" else None
-    decoder_config = hub.load_config(base)
+    decoder_config = dataclasses.replace(hub.load_config(base), context=section.sequence_length)
     trainable, frozen = _parameters(config, base, decoder_config, lora, mesh)
     optimizer = make_optimizer(section)
     dtype = jnp.dtype(config.model.dtype)
@@ -108,10 +108,11 @@ def _parameters(config, base, decoder_config, lora, mesh) -> tuple[dict, dict]:
     axes = models.logical_axes(decoder_config, lora)
     base_dtype = jnp.dtype(config.model.dtype) if lora else jnp.float32
     abstract = models.abstract_params(decoder_config, base_dtype)
-    params = hub.load_params(base, decoder_config, base_dtype, shardings(mesh, DEFAULT_RULES, abstract, axes))
+    rules = replicate_kv_heads(DEFAULT_RULES, mesh, decoder_config.num_kv_heads)
+    params = hub.load_params(base, decoder_config, base_dtype, shardings(mesh, rules, abstract, axes))
     if lora is None:
         return params, {}
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: models.init_lora(decoder_config, lora, key))
-    placed = shardings(mesh, DEFAULT_RULES, shapes, axes)
+    placed = shardings(mesh, rules, shapes, axes)
     return jax.jit(lambda: models.init_lora(decoder_config, lora, key), out_shardings=placed)(), params

@@ -123,8 +123,7 @@ def make_transformers(args, config, params):
         leaf = params
         for key in path:
             leaf = leaf[key]
-        parts = np.asarray(leaf) if row.stacked else np.asarray(leaf)[None]
-        weights |= {name: torch.tensor(part) for name, part in zip(row.names(config.num_layers), parts, strict=True)}
+        weights |= {piece.name: torch.tensor(np.asarray(leaf)[piece.index]) for piece in row.pieces()}
     model.load_state_dict(weights)
 
     @torch.inference_mode()

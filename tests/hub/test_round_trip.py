@@ -75,7 +75,7 @@ def test_table_covers_the_decoder_exactly(name, llama_directory):
     paths = {tuple(key.key for key in where) for where, _ in jax.tree.leaves_with_path(abstract_params(config))}
     table = hub.weight_table(config)
     assert set(table) == paths
-    names = [n for row in table.values() for n in row.names(config.num_layers)]
+    names = [piece.name for row in table.values() for piece in row.pieces()]
     assert len(set(names)) == len(names)
 
 

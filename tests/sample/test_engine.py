@@ -351,8 +351,7 @@ def test_greedy_equals_transformers(engine, params):
         leaf = params
         for key in path:
             leaf = leaf[key]
-        stacked = np.asarray(leaf)[None] if not row.stacked else np.asarray(leaf)
-        weights |= {name: torch.tensor(part) for name, part in zip(row.names(CONFIG.num_layers), stacked, strict=True)}
+        weights |= {piece.name: torch.tensor(np.asarray(leaf)[piece.index]) for piece in row.pieces()}
     reference.load_state_dict(weights)
     requests = many(6, max_new_tokens=16)
     completions = run(engine, requests)

@@ -25,14 +25,14 @@ def test_short_warm_up_starts_at_the_peak(warmup):
 def test_decay_leaves_norms_alone():
     def tree(fill):
         norm, matrix = fill((2, 3)), fill((2, 3, 3))
-        return {"layers": {"input_norm": {"weight": norm}, "mlp": {"up_proj": {"lora_a": matrix}}}}
+        return {"layers": {"attention_norm": {"weight": norm}, "mlp": {"up_proj": {"lora_a": matrix}}}}
 
     params = tree(jnp.ones)
-    assert matrices(params) == {"layers": {"input_norm": {"weight": False}, "mlp": {"up_proj": {"lora_a": True}}}}
+    assert matrices(params) == {"layers": {"attention_norm": {"weight": False}, "mlp": {"up_proj": {"lora_a": True}}}}
     section = TrainSection(weight_decay=0.5, learning_rate=1.0, schedule="constant", warmup_steps=0)
     optimizer = make_optimizer(section)
     updates, _ = optimizer.update(tree(jnp.zeros), optimizer.init(params), params)
-    assert float(jnp.abs(updates["layers"]["input_norm"]["weight"]).max()) == 0
+    assert float(jnp.abs(updates["layers"]["attention_norm"]["weight"]).max()) == 0
     assert float(updates["layers"]["mlp"]["up_proj"]["lora_a"].max()) == pytest.approx(-0.5)
 
 

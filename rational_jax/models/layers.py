@@ -1,0 +1,146 @@
+"""The layers that a decoder is made of, each holding the parameters of many layers stacked on a leading axis.
+
+Parameters keep Hugging Face's layout (`[out, in]`, rotary halves), so that weights and adapters need no transformation
+on the way in or out. Inside a scan a module is bound to the slices of one layer; only then is it called.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rational_jax.models.config import DecoderConfig
+from rational_jax.models.lora import LoraConfig, up_project
+from rational_jax.models.rope import rotate
+
+INIT_STD = 0.02
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
+
+
+class LoraParam(nnx.Param):
+    """A low-rank factor; the filter that makes LoRA training what it is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What the parameters of a stack have in common: the layers they are for, LoRA, the source of random numbers."""
+
+    layers: tuple[int, ...]
+    lora: LoraConfig | None
+    rngs: nnx.Rngs
+
+
+class Linear(nnx.Module):
+    """`x W^T + b` for stacked matrices, with an optional low-rank term. `shape` and `axes` are of `[out, in]`.
+
+    With `experts` every layer has that many matrices. Low-rank factors exist for the layers that LoRA chose only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        axes: tuple[str | None, str],
+        stack: Stack,
+        *,
+        bias: bool = False,
+        experts: int | None = None,
+    ):
+        out_size, in_size = shape
+        out_axis, in_axis = axes
+        lead, lead_axes = ((), ()) if experts is None else ((experts,), ("experts",))
+        layers = stack.layers
+        weight = normal(stack.rngs, (len(layers), *lead, out_size, in_size))
+        self.weight = nnx.Param(weight, axes=("layers", *lead_axes, out_axis, in_axis), layers=layers)
+        zeros = jnp.zeros((len(layers), out_size))
+        self.bias = nnx.Param(zeros, axes=("layers", out_axis), layers=layers) if bias else None
+        chosen = () if stack.lora is None else stack.lora.chosen(name, layers)
+        self.scale = stack.lora.scale if chosen else None
+        if chosen:
+            # PEFT's initialisation: A Kaiming-uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in)); B zero.
+            bound, rank = in_size**-0.5, stack.lora.rank
+            lead = (len(chosen), *lead)
+            a = jax.random.uniform(stack.rngs.params(), (*lead, rank, in_size), minval=-bound, maxval=bound)
+            b = jnp.zeros((*lead, out_size, rank))
+            self.lora_a = LoraParam(a, axes=("layers", *lead_axes, "rank", in_axis), layers=chosen)
+            self.lora_b = LoraParam(b, axes=("layers", *lead_axes, out_axis, "rank"), layers=chosen)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows = x.reshape(-1, x.shape[-1])
+        y = rows @ self.weight[...].astype(x.dtype).T
+        if self.scale is not None:
+            h = (rows @ self.lora_a[...].astype(x.dtype).T) * self.scale
+            y = y + up_project(h, self.lora_b[...].astype(x.dtype))
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        return y.reshape(*x.shape[:-1], -1)
+
+
+class RMSNorm(nnx.Module):
+    """Root mean square norm over the last axis, in float32. Without `layers` it is a single one, not stacked."""
+
+    def __init__(self, config: DecoderConfig, size: int, layers: tuple[int, ...] | None):
+        self.offset = config.norm_offset
+        self.epsilon = config.norm_eps
+        whole = 1 - self.offset
+        if layers is None:
+            self.weight = nnx.Param(jnp.full((size,), whole), axes=("norm",))
+        else:
+            self.weight = nnx.Param(jnp.full((len(layers), size), whole), axes=("layers", "norm"), layers=layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        if self.offset:
+            # The sum in float32: a small weight would be lost beside the offset in bfloat16.
+            return ((self.offset + self.weight[...].astype(jnp.float32)) * wide).astype(x.dtype)
+        return self.weight[...].astype(x.dtype) * wide.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: DecoderConfig, stack: Stack):
+        D, N, K, H = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
+        self.head_dim = H
+        self.q_proj = Linear("q_proj", (N * H, D), ("heads", "embed"), stack, bias=config.qkv_bias)
+        self.k_proj = Linear("k_proj", (K * H, D), ("kv_heads", "embed"), stack, bias=config.qkv_bias)
+        self.v_proj = Linear("v_proj", (K * H, D), ("kv_heads", "embed"), stack, bias=config.qkv_bias)
+        self.o_proj = Linear("o_proj", (D, N * H), ("embed", "heads"), stack, bias=config.output_bias)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm is not None:
+            sizes = (H, H) if config.qk_norm == "head" else (N * H, K * H)
+            self.q_norm, self.k_norm = (RMSNorm(config, size, stack.layers) for size in sizes)
+
+    def project(self, x: jax.Array, tables) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Rotated queries and keys, and values: `[B, S, heads, H]` each."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.qk_norm == "all":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in (q, k, v))
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, tables), rotate(k, tables), v
+
+
+class Mlp(nnx.Module):
+    """The gated MLP, `down(f(gate(x)) * up(x))`."""
+
+    def __init__(self, config: DecoderConfig, stack: Stack):
+        D, F = config.embed_dim, config.mlp_dim
+        self.activation = config.activation
+        self.gate_proj = Linear("gate_proj", (F, D), ("mlp", "embed"), stack, bias=config.mlp_bias)
+        self.up_proj = Linear("up_proj", (F, D), ("mlp", "embed"), stack, bias=config.mlp_bias)
+        self.down_proj = Linear("down_proj", (D, F), ("embed", "mlp"), stack, bias=config.mlp_bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+    """Random float32 weights as models begin with them."""
+    return INIT_STD * jax.random.normal(rngs.params(), shape)
