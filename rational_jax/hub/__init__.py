@@ -1,6 +1,7 @@
 """Hugging Face on disk: models and PEFT adapters in, the same models and adapters out, and the proof that they are."""
 
 from rational_jax.hub.adapter import Adapter, load_adapter, save_adapter, write_adapter
+from rational_jax.hub.adapter_sites import check_lora
 from rational_jax.hub.families import FAMILIES, Weight, load_config, read_config, weight_table, write_config
 from rational_jax.hub.load import load_params
 from rational_jax.hub.resolve import MICRO, has_tokenizer, identity, load_tokenizer, resolve
@@ -14,6 +15,7 @@ __all__ = [
     "Adapter",
     "Verification",
     "Weight",
+    "check_lora",
     "has_tokenizer",
     "identity",
     "is_computed",

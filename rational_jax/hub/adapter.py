@@ -168,10 +168,9 @@ def load_adapter(path: str | Path, config: DecoderConfig, dtype: DTypeLike = jnp
             b = (b.astype(np.float32) * ratio).astype(b.dtype)
         factors |= _parted(site, a, b, ours)
     if left:
-        one = min(left.values())
         raise UserError(
-            f"{file}: {len(left)} unexpected tensors, for one {one}; {CONFIG_FILE} does not target their layers, or LoRA "
-            f"is not supported there: it is on {_there_are(config)}"
+            f"{file}: {len(left)} unexpected tensors, for one {min(left.values())}: {CONFIG_FILE} does not target them, "
+            f"or their layers are none of {_there_are(config)}"
         )
     lora, params = _stacked(config, settings, scale, factors)
     return Adapter(params=params, lora=lora, base_name=settings.get("base_model_name_or_path"))

@@ -44,95 +44,158 @@ def error(ours, theirs) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "targets"), [("mha-tied-bf16", ("q_proj", "v_proj")), ("wide-heads-bias-sharded", ALL)]
+    ("name", "lora"),
+    [
+        ("mha-tied-bf16", LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj"))),
+        ("wide-heads-bias-sharded", LoraConfig(rank=3, alpha=5.0)),
+        ("gqa", LoraConfig(rank=3, alpha=1.5, targets=("*_proj",), rslora=True, layers=(0, 2), dropout=0.1)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_peft_computes_what_we_compute(name, targets, llama_directory, tmp_path):
+def test_peft_computes_what_we_compute(name, lora, llama_directory, tmp_path):
     base = llama_directory(name)
     config = hub.load_config(base)
-    lora = LoraConfig(rank=3, alpha=5.0, targets=targets)
     params, factors = hub.load_params(base, config), random_lora(config, lora)
     hub.save_adapter(tmp_path / "adapter", config, factors, lora, base_name="someone/base", base_revision="abc")
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     plain = their_logits(model)
     theirs = their_logits(peft.PeftModel.from_pretrained(model, tmp_path / "adapter"))
-    assert error(our_logits(config, combine(params, factors), lora), theirs) <= 1e-4
+    assert error(our_logits(config, combine(params, factors), lora), theirs) <= hub.TOLERANCE
     assert error(plain, theirs) > 1e-2  # the adapter matters
     # And merging says the same.
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    assert error(our_logits(config, merge_lora(wide, factors, config, lora)), theirs) <= 1e-4
+    assert error(our_logits(config, merge_lora(wide, factors, config, lora)), theirs) <= hub.TOLERANCE
 
     again = hub.load_adapter(tmp_path / "adapter", config)
-    assert again.lora == lora and again.base_name == "someone/base"
+    assert again.lora == lora.spelled_out(config) and again.base_name == "someone/base"
     for ours, loaded in zip(jax.tree.leaves(factors), jax.tree.leaves(again.params), strict=True):
         np.testing.assert_array_equal(ours, loaded)
     assert jax.tree.structure(factors) == jax.tree.structure(again.params)
 
 
+def test_what_is_written_for_others(llama_directory, tmp_path):
+    config = hub.load_config(llama_directory("gqa"))
+    lora = LoraConfig(rank=2, alpha=3.0, targets=("q_proj", "mlp.*"), dropout=0.05, rslora=True, layers=(0, 2))
+    hub.save_adapter(tmp_path / "adapter", config, random_lora(config, lora), lora, base_name="a/b", base_revision="c")
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    expected = {
+        "r": 2,
+        "lora_alpha": 3.0,
+        "lora_dropout": 0.05,
+        "use_rslora": True,
+        "layers_to_transform": [0, 2],
+        "target_modules": ["down_proj", "gate_proj", "q_proj", "up_proj"],
+        "base_model_name_or_path": "a/b",
+        "revision": "c",
+    }
+    assert {key: written[key] for key in expected} == expected
+
+
 @pytest.fixture(scope="module")
 def saved_by_peft(llama_directory, tmp_path_factory):
-    """An adapter from peft itself, and the logits it gives there."""
+    """A function that makes an adapter with peft itself, and returns where it lies and the logits it gives there."""
     base = llama_directory("gqa")
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    torch.manual_seed(0)
-    model = peft.get_peft_model(model, settings)
-    directory = tmp_path_factory.mktemp("peft") / "adapter"
-    model.save_pretrained(directory)
-    return base, directory, their_logits(model)
+
+    def made(**settings):
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        torch.manual_seed(0)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, **settings))
+        directory = tmp_path_factory.mktemp("peft") / "adapter"
+        model.save_pretrained(directory)
+        return directory, their_logits(model)
+
+    return made
 
 
-def test_what_peft_saved_loads_here(saved_by_peft):
-    base, directory, theirs = saved_by_peft
+@pytest.mark.parametrize(
+    ("settings", "lora"),
+    [
+        ({"target_modules": ["q_proj", "down_proj"]}, {"targets": ("q_proj", "down_proj")}),
+        ({"target_modules": "all-linear", "lora_dropout": 0.1}, {"targets": ALL, "dropout": 0.1}),
+        (
+            {"target_modules": r".*\.(1|2)\.(mlp\.up|self_attn\.k)_proj"},
+            {"targets": ("k_proj", "up_proj"), "layers": (1, 2)},
+        ),
+        (
+            {
+                "target_modules": ["o_proj"],
+                "layers_to_transform": [0, 2],
+                "layers_pattern": "layers",
+                "use_rslora": True,
+            },
+            {"targets": ("o_proj",), "layers": (0, 2), "rslora": True},
+        ),
+        # Not the same layers for all: what is not there is zero.
+        (
+            {
+                "target_modules": ["self_attn.q_proj", "model.layers.1.mlp.up_proj"],
+                "exclude_modules": ["0.self_attn.q_proj"],
+            },
+            {"targets": ("q_proj", "up_proj"), "layers": (1, 2)},
+        ),
+        # Ranks of 4, 7 and 2 in one stack of 7, and scales of 1.5, 6/7, 5.5 and 3.
+        (
+            {
+                "target_modules": ["v_proj", "down_proj"],
+                "rank_pattern": {"down_proj": 7, r"0\.self_attn\.v_proj": 2},
+                "alpha_pattern": {r"layers\.2\.mlp\.down_proj": 38.5},
+            },
+            {"targets": ("v_proj", "down_proj"), "rank": 7, "alpha": 10.5},
+        ),
+    ],
+    ids=["names", "all-linear", "regex", "layers", "some layers", "patterns"],
+)
+def test_what_peft_saved_loads_here(saved_by_peft, llama_directory, settings, lora):
+    directory, theirs = saved_by_peft(**settings)
+    base = llama_directory("gqa")
     config = hub.load_config(base)
     adapter = hub.load_adapter(directory, config)
-    assert adapter.lora == LoraConfig(rank=4, alpha=6, targets=("q_proj", "down_proj"))
-    params = combine(hub.load_params(base, config), adapter.params)
-    assert error(our_logits(config, params, adapter.lora), theirs) <= 1e-4
+    assert adapter.lora == LoraConfig(**{"rank": 4, "alpha": 6, **lora})
+    params = hub.load_params(base, config)
+    assert error(our_logits(config, combine(params, adapter.params), adapter.lora), theirs) <= hub.TOLERANCE
+    assert error(our_logits(config, params), theirs) > 1e-2
+
+
+@pytest.fixture(scope="module")
+def simple(saved_by_peft):
+    return saved_by_peft(target_modules=["q_proj", "down_proj"])[0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"use_dora": True}, "use_dora=True is not supported"),
-        ({"use_rslora": True}, "use_rslora=True is not supported"),
+        ({"an_option_of_tomorrow": {"x": 1}}, "an_option_of_tomorrow={'x': 1} is not supported"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is not supported"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"layers_to_transform": [1]}, "layers_to_transform"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"layers_to_transform": [1]}, "unexpected tensors"),
+        ({"rank_pattern": {"q_proj": 2}}, "has shape [4, 64], base and rank ask for [2, 64]"),
         ({"peft_type": "LOHA"}, "'LOHA' is not supported"),
-        ({"target_modules": ["q_proj", "c_attn"]}, "do not all name a layer; there are q_proj"),
-        ({"target_modules": "all-linear"}, "must be a list"),
-        ({"target_modules": ["q_proj"]}, "unexpected tensors"),
+        ({"target_modules": ["c_attn"]}, "name no layer; there are self_attn.q_proj, self_attn.k_proj"),
+        ({"target_modules": None}, "name no layer; there are self_attn.q_proj, self_attn.k_proj"),
+        ({"target_modules": "all-linear"}, "k_proj.lora_A.weight is missing"),
+        ({"target_modules": ["q_proj"]}, "6 unexpected tensors"),
         ({"target_modules": ["q_proj", "down_proj", "v_proj"]}, "v_proj.lora_A.weight is missing"),
         ({"r": 5}, "has shape [4, 64], base and rank ask for [5, 64]"),
     ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_adapters_we_would_misread_are_refused(saved_by_peft, tmp_path, change, message):
-    base, directory, _ = saved_by_peft
-    shutil.copytree(directory, tmp_path / "adapter")
+def test_adapters_we_would_misread_are_refused(simple, llama_directory, tmp_path, change, message):
+    shutil.copytree(simple, tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError) as caught:
-        hub.load_adapter(tmp_path / "adapter", hub.load_config(base))
+        hub.load_adapter(tmp_path / "adapter", hub.load_config(llama_directory("gqa")))
     assert message in str(caught.value) and str(tmp_path / "adapter") in str(caught.value)
 
 
-def test_longer_names_of_targets(saved_by_peft, tmp_path):
-    base, directory, _ = saved_by_peft
-    shutil.copytree(directory, tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_config.json"
-    change = {"target_modules": ["self_attn.q_proj", "mlp.down_proj"]}
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    assert hub.load_adapter(tmp_path / "adapter", hub.load_config(base)).lora.targets == ("q_proj", "down_proj")
-
-
-def test_damaged_adapter(saved_by_peft, tmp_path):
-    base, directory, _ = saved_by_peft
-    shutil.copytree(directory, tmp_path / "adapter")
+def test_damaged_adapter(simple, llama_directory, tmp_path):
+    shutil.copytree(simple, tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match="cut short"):
-        hub.load_adapter(tmp_path / "adapter", hub.load_config(base))
+        hub.load_adapter(tmp_path / "adapter", hub.load_config(llama_directory("gqa")))
 
 
 def test_factors_of_other_settings_are_not_saved(llama_directory, tmp_path):
@@ -141,7 +204,9 @@ def test_factors_of_other_settings_are_not_saved(llama_directory, tmp_path):
     for wrong, message in [
         (LoraConfig(rank=2, alpha=5.0, targets=("q_proj", "v_proj")), "has rank 3, the run says 2"),
         (LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "k_proj")), "no lora_a for layers.attention.k_proj"),
-        (LoraConfig(rank=3, alpha=5.0, targets=("q_proj",)), "account for 6"),
+        (LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj"), layers=(1,)), "is for 3 layers, the run has 1"),
+        (LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj"), layers=(3,)), "there are layers 0 to 2"),
+        (LoraConfig(rank=3, alpha=5.0, targets=("q_proj",)), "holds 4 arrays, its targets q_proj account for 2"),
     ]:
         with pytest.raises(UserError, match=message):
             hub.save_adapter(tmp_path / "adapter", config, factors, wrong, base_name="base")
