@@ -169,8 +169,8 @@ def load_adapter(path: str | Path, config: DecoderConfig, dtype: DTypeLike = jnp
         factors |= _parted(site, a, b, ours)
     if left:
         raise UserError(
-            f"{file}: {len(left)} unexpected tensors, for one {min(left.values())}: {CONFIG_FILE} does not target them, "
-            f"or their layers are none of {_there_are(config)}"
+            f"{file}: {len(left)} unexpected tensors, for one {min(left.values())}: {CONFIG_FILE} does not target it "
+            f"or its layer is none of {_there_are(config)}"
         )
     lora, params = _stacked(config, settings, scale, factors)
     return Adapter(params=params, lora=lora, base_name=settings.get("base_model_name_or_path"))

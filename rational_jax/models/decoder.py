@@ -18,6 +18,7 @@ from rational_jax.models.config import DecoderConfig, LayerKind
 from rational_jax.models.layers import Attention, Mlp, RMSNorm, Stack, normal
 from rational_jax.models.lora import LoraConfig
 from rational_jax.models.moe import Experts
+from rational_jax.models.quantize import kind_of
 from rational_jax.models.rope import Tables, rotary_tables
 from rational_jax.parallel.rules import constrain
 
@@ -42,8 +43,8 @@ class Execution:
 class Layer(nnx.Module):
     """One block of attention and one of an MLP or experts, on the residual stream."""
 
-    def __init__(self, config: DecoderConfig, lora: LoraConfig | None, rngs: nnx.Rngs):
-        everywhere = Stack(layers=tuple(range(config.num_layers)), lora=lora, rngs=rngs)
+    def __init__(self, config: DecoderConfig, lora: LoraConfig | None, quantized: str | None, rngs: nnx.Rngs):
+        everywhere = Stack(layers=tuple(range(config.num_layers)), lora=lora, rngs=rngs, quantized=quantized)
         before, after = config.block_norms in ("pre", "both"), config.block_norms in ("post", "both")
 
         def norm(wanted: bool) -> RMSNorm | None:
@@ -58,19 +59,25 @@ class Layer(nnx.Module):
         self.experts = Experts(config, sparse) if sparse.layers else None
 
     def __call__(
-        self, x_BxSxD: jax.Array, kind: LayerKind, attend: Callable, tables: Tables | None
+        self,
+        x_BxSxD: jax.Array,
+        kind: LayerKind,
+        attend: Callable,
+        tables: Tables | None,
+        dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """`attend(q, k, v) -> [B, S, N, H]` looks at this sequence, or at a cache. Returns keys and values too."""
         kept = ()
 
         def attention_block(x):
             nonlocal kept
-            q, k, v = self.attention.project(x, tables)
+            q, k, v = self.attention.project(x, tables, dropout_key)
             kept = (k, v)
-            return self.attention.o_proj(attend(q, k, v).reshape(*x.shape[:2], -1))
+            return self.attention.o_proj(attend(q, k, v).reshape(*x.shape[:2], -1), dropout_key)
 
         x = self._add(x_BxSxD, attention_block, self.attention_norm, self.attention_post_norm)
-        x = self._add(x, self.experts if kind.sparse else self.mlp, self.mlp_norm, self.mlp_post_norm)
+        mlp_block = self.experts if kind.sparse else functools.partial(self.mlp, dropout_key=dropout_key)
+        x = self._add(x, mlp_block, self.mlp_norm, self.mlp_post_norm)
         return constrain(x, ("batch", "sequence", None)), kept
 
     def _add(self, x: jax.Array, block: Callable, before: RMSNorm | None, after: RMSNorm | None) -> jax.Array:
@@ -89,13 +96,15 @@ class Table(nnx.Module):
 class Decoder(nnx.Module):
     """A causal language model, random from `Decoder(config, rngs=nnx.Rngs(0))`; `bind` makes one over loaded arrays."""
 
-    def __init__(self, config: DecoderConfig, *, lora: LoraConfig | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DecoderConfig, *, lora: LoraConfig | None = None, quantized: str | None = None, rngs: nnx.Rngs
+    ):
         self.config = config
         # Layers that LoRA leaves out are of another kind, so that no scan has factors for some of its layers only.
         adapted = () if lora is None or lora.layers is None else lora.layers
         self.runs = tuple(layout.runs([(kind, layer in adapted) for layer, kind in enumerate(config.kinds)]))
         self.embed = Table(config, rngs)
-        self.layers = Layer(config, lora, rngs)
+        self.layers = Layer(config, lora, quantized, rngs)
         self.norm = RMSNorm(config, config.embed_dim, None)
         if not config.tie_embeddings:
             self.lm_head = Table(config, rngs)
@@ -107,10 +116,12 @@ class Decoder(nnx.Module):
         segments_BxS: jax.Array | None = None,
         *,
         execution: Execution = Execution(),
+        dropout_key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Hidden states after the last norm `[B, S, D]`, and every layer's keys and values as a cache of extent S.
 
-        A token sees the tokens before it in its own segment; without segments the whole row is one.
+        A token sees the tokens before it in its own segment; without segments the whole row is one. LoRA's dropout
+        takes place with a `dropout_key`, another choice for each layer and matrix.
         """
         if positions_BxS is None:
             positions_BxS = jnp.broadcast_to(jnp.arange(tokens_BxS.shape[1]), tokens_BxS.shape)
@@ -122,8 +133,9 @@ class Decoder(nnx.Module):
         scores = dict(scale=config.score_scale, softcap=config.attention_softcap)
         attend = attention.attenders(execution.attention, segments_BxS, windows, **scores)
 
-        def block(x, layer: Layer, kind: LayerKind):
-            x, (k, v) = layer(x, kind, attend[kind.window], tables[kind.rope])
+        def block(x, layer: Layer, kind: LayerKind, index):
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            x, (k, v) = layer(x, kind, attend[kind.window], tables[kind.rope], key)
             return x, KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
         x = self._embed(tokens_BxS, execution)
@@ -131,19 +143,22 @@ class Decoder(nnx.Module):
         for run in self.runs:
             graphdef, variables, stacks = self._stacks(run)
 
-            def body(x, parts, run=run, graphdef=graphdef, variables=variables):
+            def body(x, inputs, run=run, graphdef=graphdef, variables=variables):
+                repeat, parts = inputs
                 kept = []
                 for offset in range(run.period):
+                    index = run.start + repeat * run.period + offset
                     kind = config.kinds[run.start + offset]
 
-                    def one(x, parts, offset=offset, kind=kind):
-                        return block(x, _layer(graphdef, variables, parts, run, offset), kind)
+                    def one(x, parts, index, offset=offset, kind=kind):
+                        return block(x, _layer(graphdef, variables, parts, run, offset), kind, index)
 
-                    x, cache = (jax.checkpoint(one) if execution.remat else one)(x, parts)
+                    x, cache = (jax.checkpoint(one) if execution.remat else one)(x, parts, index)
                     kept.append(cache)
                 return x, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
-            x, cache = jax.lax.scan(body, x, stacks, unroll=1 if execution.scan else run.repeats)
+            inputs = (jnp.arange(run.repeats), stacks)
+            x, cache = jax.lax.scan(body, x, inputs, unroll=1 if execution.scan else run.repeats)
             caches.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cache))
         return self.norm(x), jax.tree.map(lambda *parts: jnp.concatenate(parts) if parts[1:] else parts[0], *caches)
 
@@ -225,12 +240,15 @@ def _layer(graphdef, variables, parts: list[jax.Array], run: layout.Run, offset:
 
 
 @functools.cache
-def structure(config: DecoderConfig, lora: LoraConfig | None = None):
+def structure(config: DecoderConfig, lora: LoraConfig | None = None, quantized: str | None = None):
     """The graph and the abstract state (float32) of a decoder, without allocating it: `(graphdef, state)`."""
-    return nnx.split(nnx.eval_shape(lambda: Decoder(config, lora=lora, rngs=nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, lora=lora, quantized=quantized, rngs=nnx.Rngs(0))))
 
 
 def bind(config: DecoderConfig, params: dict, lora: LoraConfig | None = None) -> Decoder:
-    """A decoder over a nested dict of arrays, as `hub.load_params` and checkpoints have them; nothing is copied."""
-    graphdef, state = structure(config, lora)
+    """A decoder over a nested dict of arrays, as `hub.load_params` and checkpoints have them; nothing is copied.
+
+    Its linear layers are those of `quantize_tree` where the dict is.
+    """
+    graphdef, state = structure(config, lora, kind_of(params))
     return nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(params)))

@@ -6,13 +6,15 @@ on the way in or out. Inside a scan a module is bound to the slices of one layer
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rational_jax.models import quantize
 from rational_jax.models.config import DecoderConfig
-from rational_jax.models.lora import LoraConfig, up_project
+from rational_jax.models.lora import LoraConfig, dropped, up_project
 from rational_jax.models.rope import rotate
 
 INIT_STD = 0.02
@@ -29,11 +31,15 @@ class LoraParam(nnx.Param):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:
-    """What the parameters of a stack have in common: the layers they are for, LoRA, the source of random numbers."""
+    """What the parameters of a stack have in common.
+
+    The layers they are for, LoRA, the kind of quantized weights (see `quantize`), the source of random numbers.
+    """
 
     layers: tuple[int, ...]
     lora: LoraConfig | None
     rngs: nnx.Rngs
+    quantized: str | None = None
 
 
 class Linear(nnx.Module):
@@ -56,12 +62,20 @@ class Linear(nnx.Module):
         out_axis, in_axis = axes
         lead, lead_axes = ((), ()) if experts is None else ((experts,), ("experts",))
         layers = stack.layers
-        weight = normal(stack.rngs, (len(layers), *lead, out_size, in_size))
-        self.weight = nnx.Param(weight, axes=("layers", *lead_axes, out_axis, in_axis), layers=layers)
+        whole, whole_axes = (len(layers), *lead, out_size, in_size), ("layers", *lead_axes, out_axis, in_axis)
+        self.quantized: tuple[str, ...] = ()
+        if stack.quantized is None:
+            self.weight = nnx.Param(normal(stack.rngs, whole), axes=whole_axes, layers=layers)
+        else:
+            parts = quantize.parts(stack.quantized, name, whole, whole_axes)
+            self.quantized = tuple(parts)
+            for key, part in parts.items():
+                setattr(self, key, nnx.Param(jnp.zeros(part.shape, part.dtype), axes=part.axes, layers=layers))
         zeros = jnp.zeros((len(layers), out_size))
         self.bias = nnx.Param(zeros, axes=("layers", out_axis), layers=layers) if bias else None
         chosen = () if stack.lora is None else stack.lora.chosen(name, layers)
         self.scale = stack.lora.scale if chosen else None
+        self.name, self.dropout = name, stack.lora.dropout if chosen else 0.0
         if chosen:
             # PEFT's initialisation: A Kaiming-uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in)); B zero.
             bound, rank = in_size**-0.5, stack.lora.rank
@@ -71,10 +85,18 @@ class Linear(nnx.Module):
             self.lora_a = LoraParam(a, axes=("layers", *lead_axes, "rank", in_axis), layers=chosen)
             self.lora_b = LoraParam(b, axes=("layers", *lead_axes, out_axis, "rank"), layers=chosen)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def times_weight(self, product: Callable[[jax.Array, jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
+        """`product(rows, weight)` with the weight in the dtype of the rows, however it is kept."""
+        if self.quantized:
+            return quantize.multiply(product, rows, {key: getattr(self, key)[...] for key in self.quantized})
+        return product(rows, self.weight[...].astype(rows.dtype))
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         rows = x.reshape(-1, x.shape[-1])
-        y = rows @ self.weight[...].astype(x.dtype).T
+        y = self.times_weight(lambda rows, weight: rows @ weight.T, rows)
         if self.scale is not None:
+            if dropout_key is not None and self.dropout:
+                rows = dropped(rows, self.dropout, dropout_key, self.name)
             h = (rows @ self.lora_a[...].astype(x.dtype).T) * self.scale
             y = y + up_project(h, self.lora_b[...].astype(x.dtype))
         if self.bias is not None:
@@ -116,9 +138,9 @@ class Attention(nnx.Module):
             sizes = (H, H) if config.qk_norm == "head" else (N * H, K * H)
             self.q_norm, self.k_norm = (RMSNorm(config, size, stack.layers) for size in sizes)
 
-    def project(self, x: jax.Array, tables) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: jax.Array, tables, dropout_key: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries and keys, and values: `[B, S, heads, H]` each."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (linear(x, dropout_key) for linear in (self.q_proj, self.k_proj, self.v_proj))
         if self.qk_norm == "all":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in (q, k, v))
@@ -137,8 +159,9 @@ class Mlp(nnx.Module):
         self.up_proj = Linear("up_proj", (F, D), ("mlp", "embed"), stack, bias=config.mlp_bias)
         self.down_proj = Linear("down_proj", (D, F), ("embed", "mlp"), stack, bias=config.mlp_bias)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        gated = ACTIVATIONS[self.activation](self.gate_proj(x, dropout_key)) * self.up_proj(x, dropout_key)
+        return self.down_proj(gated, dropout_key)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -146,6 +147,12 @@ def _up_project_backward(residuals, d_out):
 
 
 up_project.defvjp(_up_project_forward, _up_project_backward)
+
+
+def dropped(rows: jax.Array, rate: float, key: jax.Array, name: str) -> jax.Array:
+    """Elements zero with probability `rate`, the others divided by `1 - rate`; another choice for each `name`."""
+    kept = jax.random.bernoulli(jax.random.fold_in(key, zlib.crc32(name.encode())), 1 - rate, rows.shape)
+    return jnp.where(kept, rows / (1 - rate), 0)
 
 
 def merged(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:

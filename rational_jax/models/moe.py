@@ -3,6 +3,8 @@
 Shapes: T tokens, D embed, E experts, F expert width, A assignments (T x experts a token).
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,7 +20,7 @@ class Experts(nnx.Module):
         D, E, F = config.embed_dim, config.moe.num_experts, config.moe.mlp_dim
         self.moe = config.moe
         self.activation = config.activation
-        self.router = Linear("router", (E, D), (None, "embed"), stack)
+        self.router = Linear("router", (E, D), (None, "embed"), dataclasses.replace(stack, quantized=None))
         self.gate_proj = ExpertLinear("experts.gate_proj", (F, D), ("mlp", "embed"), stack, experts=E)
         self.up_proj = ExpertLinear("experts.up_proj", (F, D), ("mlp", "embed"), stack, experts=E)
         self.down_proj = ExpertLinear("experts.down_proj", (D, F), ("embed", "mlp"), stack, experts=E)
@@ -43,7 +45,7 @@ class ExpertLinear(Linear):
     """`x W_e^T` for rows grouped by expert e."""
 
     def __call__(self, rows_AxI: jax.Array, sizes_E: jax.Array) -> jax.Array:
-        y = jax.lax.ragged_dot(rows_AxI, self.weight[...].astype(rows_AxI.dtype).swapaxes(1, 2), sizes_E)
+        y = self.times_weight(lambda rows, weight: jax.lax.ragged_dot(rows, weight.swapaxes(1, 2), sizes_E), rows_AxI)
         if self.scale is not None:
             a, b = (f[...].astype(rows_AxI.dtype).swapaxes(1, 2) for f in (self.lora_a, self.lora_b))
             y = y + jax.lax.ragged_dot(jax.lax.ragged_dot(rows_AxI, a, sizes_E) * self.scale, b, sizes_E)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rational_jax.models import quantize
 from rational_jax.models.config import DecoderConfig
 from rational_jax.models.decoder import Decoder, Execution, structure
 from rational_jax.models.layers import LoraParam
@@ -28,15 +29,19 @@ def init_lora(config: DecoderConfig, lora: LoraConfig, key: jax.Array) -> dict:
     return nnx.to_pure_dict(nnx.state(Decoder(config, lora=lora, rngs=nnx.Rngs(key)), LoraParam))
 
 
-def abstract_params(config: DecoderConfig, dtype=jnp.float32) -> dict:
-    """The base's shapes, without allocating it."""
-    _, state = structure(config)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), nnx.to_pure_dict(state))
+def abstract_params(config: DecoderConfig, dtype=jnp.float32, quantized: str | None = None) -> dict:
+    """The base's shapes, without allocating it. The parts of quantized weights have dtypes of their own."""
+    _, state = structure(config, None, quantized)
+
+    def shaped(path, leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if path[-1].key in quantize.PART_NAMES else dtype)
+
+    return jax.tree.map_with_path(shaped, nnx.to_pure_dict(state))
 
 
-def logical_axes(config: DecoderConfig, lora: LoraConfig | None = None) -> dict:
+def logical_axes(config: DecoderConfig, lora: LoraConfig | None = None, quantized: str | None = None) -> dict:
     """The same tree with a tuple of logical axis names for each array, low-rank factors included."""
-    _, state = structure(config, lora)
+    _, state = structure(config, lora, quantized)
     axes = jax.tree.map(lambda v: v.get_metadata("axes"), state, is_leaf=lambda node: isinstance(node, nnx.Variable))
     return nnx.to_pure_dict(axes)
 

@@ -28,7 +28,7 @@ from rational_jax.errors import UserError
 from rational_jax.models.lora import PROJECTIONS
 
 KINDS = ("nf4", "int8")
-_PART_NAMES = {"nf4_codes", "nf4_absmax", "int8_codes", "int8_scale"}
+PART_NAMES = {"nf4_codes", "nf4_absmax", "int8_codes", "int8_scale"}
 BLOCK = 64
 """Elements that share a scale in NF4."""
 
@@ -167,5 +167,5 @@ def dequantize_tree(params: Mapping, dtype: DTypeLike = jnp.float32) -> dict:
     result = {
         name: dequantize_tree(value, dtype) if isinstance(value, Mapping) else value for name, value in params.items()
     }
-    kept = {name: result.pop(name) for name in _PART_NAMES & result.keys()}
+    kept = {name: result.pop(name) for name in PART_NAMES & result.keys()}
     return result | {"weight": dequantize(kept, dtype)} if kept else result

@@ -28,7 +28,8 @@ def random_lora(config, lora: LoraConfig) -> dict:
     return jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
+# Compiled in little time rather than for little time: it runs once or twice.
+@functools.partial(jax.jit, static_argnums=(0, 2), compiler_options={"xla_backend_optimization_level": 0})
 def our_logits(config, params, lora=None) -> jax.Array:
     decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
     return decoder.unembed(decoder(TOKENS)[0])

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rational_jax import models
 from rational_jax.errors import UserError
-from rational_jax.models import DecoderConfig, MoeConfig
-from rational_jax.models.lora import LoraConfig, merge, merged, projections
+from rational_jax.models import DecoderConfig, Execution, MoeConfig
+from rational_jax.models.lora import LoraConfig, dropped, merge, merged, projections
 
 ATTENTION = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -121,3 +122,44 @@ def test_merge_adds_in_float32_and_casts_once():
     assert (changed[1] == 1).all() and (np.asarray(changed[0], np.float32) != 1).any()
     np.testing.assert_array_equal(found["embed"]["weight"], weight)
     np.testing.assert_array_equal(merged(weight[0], a[0], b[0], lora.scale), changed[0])
+
+
+def test_dropout_drops_elements_of_the_input_of_a():
+    rate, size = 0.25, 64
+    x = 1 + jax.random.uniform(jax.random.key(0), (300, size))
+    found = np.asarray(dropped(x, rate, jax.random.key(1), "q_proj"))
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
+    # Five standard deviations of the mean of so many coins.
+    assert abs(kept.mean() - 0.75) < 5 * math.sqrt(rate * (1 - rate) / kept.size)
+    others = [dropped(x, rate, jax.random.key(1), "k_proj"), dropped(x, rate, jax.random.key(2), "q_proj")]
+    assert all(0.2 < ((other != 0) != kept).mean() < 0.55 for other in others)
+
+
+def test_dropout_is_for_training_alone_and_for_lora_alone():
+    config = DecoderConfig(**SIZES)
+    lora = LoraConfig(rank=2, alpha=4, dropout=0.5)
+    params = models.init_params(config, jax.random.key(0))
+    factors = jax.tree.map(lambda leaf: leaf + 0.5, models.init_lora(config, lora, jax.random.key(1)))
+    tokens = jnp.arange(12)[None]
+
+    @jax.jit
+    def hidden(factors, key):
+        return models.bind(config, models.combine(params, factors), lora)(tokens, dropout_key=key)[0]
+
+    plain = hidden(factors, None)
+    without = models.LoraConfig(rank=2, alpha=4)
+    np.testing.assert_array_equal(
+        plain, jax.jit(lambda p: models.bind(config, p, without)(tokens)[0])(models.combine(params, factors))
+    )
+    first, again, second = (hidden(factors, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in ((first, plain), (first, second)))
+    # Nothing but LoRA's input is dropped: with B at zero the key changes nothing.
+    zero = jax.tree.map(jnp.zeros_like, factors)
+    np.testing.assert_array_equal(hidden(zero, jax.random.key(0)), hidden(zero, None))
+    # Unrolled or recomputed, it is the same choice.
+    for execution in (Execution(scan=False), Execution(remat=True)):
+        decoder = models.bind(config, models.combine(params, factors), lora)
+        other = decoder(tokens, execution=execution, dropout_key=jax.random.key(0))[0]
+        np.testing.assert_allclose(other, first, atol=1e-5)

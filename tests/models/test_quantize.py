@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
+from rational_jax import models
 from rational_jax.errors import UserError
-from rational_jax.models import quantize
+from rational_jax.models import DecoderConfig, Execution, LoraConfig, MoeConfig, quantize
 from rational_jax.models.quantize import NF4_LEVELS
 from rational_jax.parallel import DEFAULT_RULES, make_mesh, shardings
 
@@ -154,3 +155,50 @@ def test_a_product_keeps_no_plain_weight_for_its_gradient(kind):
         return [leaf.size for leaf in jax.tree.leaves(function) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
     assert weight.size in held(reference) and weight.size not in held(backward)
+
+
+SIZES = dict(
+    family="llama",
+    vocab_size=61,
+    embed_dim=64,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    mlp_dim=128,
+    norm_eps=1e-5,
+    rope_theta=1e4,
+    max_positions=64,
+    tie_embeddings=True,
+    qkv_bias=True,
+)
+MOE = MoeConfig(num_experts=4, top_k=2, mlp_dim=64, layers=(False, True, True))
+
+
+@pytest.mark.parametrize("kind", quantize.KINDS)
+@pytest.mark.parametrize("moe", [None, MOE], ids=["dense", "experts"])
+def test_qlora_has_the_gradients_of_the_dequantized_base(kind, moe):
+    config = DecoderConfig(**SIZES, moe=moe)
+    targets = ("all-linear",) if moe is None else ("all-linear", "experts.*")
+    lora = LoraConfig(rank=4, alpha=8.0, targets=targets, layers=(0, 2))
+    keys = jax.random.split(jax.random.key(0), 4)
+    base = quantize.quantize_tree(models.init_params(config, keys[0]), kind)
+    factors = jax.tree.map(lambda leaf: leaf + 0.1, models.init_lora(config, lora, keys[1]))
+    tokens = jax.random.randint(keys[2], (2, 16), 0, config.vocab_size)
+
+    def loss(factors, base, execution):
+        decoder = models.bind(config, models.combine(base, factors), lora)
+        return jnp.mean(jnp.sin(decoder.unembed(decoder(tokens, execution=execution)[0])))
+
+    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=2)
+    expected = gradient(factors, quantize.dequantize_tree(base), Execution())
+    for execution in (Execution(remat=True), Execution(scan=False)):
+        found = gradient(factors, base, execution)
+        for (path, ours), theirs in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+            # The same sums of the same numbers; a compiler may order them differently.
+            largest = float(jnp.abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest, err_msg=jax.tree_util.keystr(path))
+            assert largest > 0
+    shapes = models.abstract_params(config, jnp.float32, kind)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), base)
+    shardings(make_mesh(replica=1, fsdp=1, tensor=8), DEFAULT_RULES, {}, models.logical_axes(config, lora, kind))
