@@ -111,13 +111,14 @@ def dequantize(quantized: Mapping[str, jax.Array], dtype: DTypeLike = jnp.float3
         return (codes.astype(jnp.float32) * scale[..., None]).astype(dtype)
     codes, absmax = quantized["nf4_codes"], quantized["nf4_absmax"]
     lead = codes.shape[:-1]
-    levels = jnp.stack([_level(codes >> 4), _level(codes & 15)], axis=-1)
+    pairs = jnp.stack([codes >> 4, codes & 15], axis=-1)
+    levels = jax.lax.platform_dependent(pairs, cpu=lambda x: jnp.asarray(NF4_LEVELS)[x], default=_selected)
     blocks = levels.reshape(*lead, -1, BLOCK) * absmax[..., None]
     return blocks.astype(dtype).reshape(*lead, -1)
 
 
-def _level(codes: jax.Array) -> jax.Array:
-    """`NF4_LEVELS[codes]` as a tree of selections, one for each bit: a gather is far slower on a TPU."""
+def _selected(codes: jax.Array) -> jax.Array:
+    """`NF4_LEVELS[codes]` as a tree of selections, one for each bit: on a TPU a gather goes element by element."""
     found = list(NF4_LEVELS)
     for bit in range(4):
         odd = (codes >> bit & 1).astype(bool)

@@ -1,5 +1,6 @@
 """LoRA's settings: which matrices are meant, in which layers, with which weight; and the merge."""
 
+import functools
 import math
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from rational_jax import models
 from rational_jax.errors import UserError
-from rational_jax.models import DecoderConfig, Execution, MoeConfig
+from rational_jax.models import DecoderConfig, MoeConfig
 from rational_jax.models.lora import LoraConfig, dropped, merge, merged, projections
 
 ATTENTION = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
@@ -139,27 +140,19 @@ def test_dropout_drops_elements_of_the_input_of_a():
 def test_dropout_is_for_training_alone_and_for_lora_alone():
     config = DecoderConfig(**SIZES)
     lora = LoraConfig(rank=2, alpha=4, dropout=0.5)
-    params = models.init_params(config, jax.random.key(0))
-    factors = jax.tree.map(lambda leaf: leaf + 0.5, models.init_lora(config, lora, jax.random.key(1)))
+    random = np.random.default_rng(0)
+    shapes = models.abstract_params(config), jax.eval_shape(lambda: models.init_lora(config, lora, jax.random.key(0)))
+    params, factors = jax.tree.map(lambda leaf: 0.3 * random.standard_normal(leaf.shape, np.float32), shapes)
     tokens = jnp.arange(12)[None]
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def hidden(factors, key):
         return models.bind(config, models.combine(params, factors), lora)(tokens, dropout_key=key)[0]
 
     plain = hidden(factors, None)
-    without = models.LoraConfig(rank=2, alpha=4)
-    np.testing.assert_array_equal(
-        plain, jax.jit(lambda p: models.bind(config, p, without)(tokens)[0])(models.combine(params, factors))
-    )
     first, again, second = (hidden(factors, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in ((first, plain), (first, second)))
     # Nothing but LoRA's input is dropped: with B at zero the key changes nothing.
     zero = jax.tree.map(jnp.zeros_like, factors)
     np.testing.assert_array_equal(hidden(zero, jax.random.key(0)), hidden(zero, None))
-    # Unrolled or recomputed, it is the same choice.
-    for execution in (Execution(scan=False), Execution(remat=True)):
-        decoder = models.bind(config, models.combine(params, factors), lora)
-        other = decoder(tokens, execution=execution, dropout_key=jax.random.key(0))[0]
-        np.testing.assert_allclose(other, first, atol=1e-5)

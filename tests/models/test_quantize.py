@@ -12,6 +12,9 @@ from rational_jax.models import DecoderConfig, Execution, LoraConfig, MoeConfig,
 from rational_jax.models.quantize import NF4_LEVELS
 from rational_jax.parallel import DEFAULT_RULES, make_mesh, shardings
 
+# Compiled in little time rather than for little time: each runs once.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
 
 def weights(shape, dtype="float32") -> np.ndarray:
     """Random weights with an outlier, a block of zeros, a row of zeros and one of the smallest numbers."""
@@ -175,30 +178,44 @@ SIZES = dict(
 MOE = MoeConfig(num_experts=4, top_k=2, mlp_dim=64, layers=(False, True, True))
 
 
-@pytest.mark.parametrize("kind", quantize.KINDS)
-@pytest.mark.parametrize("moe", [None, MOE], ids=["dense", "experts"])
-def test_qlora_has_the_gradients_of_the_dequantized_base(kind, moe):
+def test_both_ways_to_look_a_level_up():
+    codes = jnp.arange(16, dtype=jnp.uint8)
+    np.testing.assert_array_equal(quantize._selected(codes), NF4_LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "moe", "execution"),
+    [
+        ("nf4", None, Execution()),
+        ("nf4", MOE, Execution(remat=True)),
+        ("int8", MOE, Execution()),
+    ],
+    ids=["nf4", "nf4 experts, recomputed", "int8 experts"],
+)
+def test_qlora_has_the_gradients_of_the_dequantized_base(kind, moe, execution):
     config = DecoderConfig(**SIZES, moe=moe)
     targets = ("all-linear",) if moe is None else ("all-linear", "experts.*")
     lora = LoraConfig(rank=4, alpha=8.0, targets=targets, layers=(0, 2))
-    keys = jax.random.split(jax.random.key(0), 4)
-    base = quantize.quantize_tree(models.init_params(config, keys[0]), kind)
-    factors = jax.tree.map(lambda leaf: leaf + 0.1, models.init_lora(config, lora, keys[1]))
-    tokens = jax.random.randint(keys[2], (2, 16), 0, config.vocab_size)
+    random = np.random.default_rng(0)
+    shapes = models.abstract_params(config), jax.eval_shape(lambda: models.init_lora(config, lora, jax.random.key(0)))
+    params, factors = jax.tree.map(lambda leaf: 0.1 * random.standard_normal(leaf.shape, np.float32), shapes)
+    base = jax.jit(quantize.quantize_tree, static_argnums=1, compiler_options=QUICKLY)(params, kind)
+    tokens = random.integers(0, config.vocab_size, (2, 16))
 
     def loss(factors, base, execution):
         decoder = models.bind(config, models.combine(base, factors), lora)
         return jnp.mean(jnp.sin(decoder.unembed(decoder(tokens, execution=execution)[0])))
 
-    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=2)
+    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=2, compiler_options=QUICKLY)
     expected = gradient(factors, quantize.dequantize_tree(base), Execution())
-    for execution in (Execution(remat=True), Execution(scan=False)):
-        found = gradient(factors, base, execution)
-        for (path, ours), theirs in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
-            # The same sums of the same numbers; a compiler may order them differently.
-            largest = float(jnp.abs(theirs).max())
-            np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest, err_msg=jax.tree_util.keystr(path))
-            assert largest > 0
-    shapes = models.abstract_params(config, jnp.float32, kind)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), base)
-    shardings(make_mesh(replica=1, fsdp=1, tensor=8), DEFAULT_RULES, {}, models.logical_axes(config, lora, kind))
+    found = gradient(factors, base, execution)
+    for (path, ours), theirs in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        # The same sums of the same numbers; a compiler may order them differently.
+        largest = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * largest, err_msg=jax.tree_util.keystr(path))
+        assert largest > 0
+    abstract = models.abstract_params(config, jnp.float32, kind)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(lambda x: (x.shape, x.dtype), base)
+    one = make_mesh(fsdp=1, devices=jax.devices()[:1])
+    placed = shardings(one, DEFAULT_RULES, abstract, models.logical_axes(config, lora, kind))
+    assert jax.tree.structure(placed) == jax.tree.structure(base)
