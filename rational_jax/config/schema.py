@@ -96,7 +96,7 @@ class CurateSection(Section):
 
 
 class LoraSection(Section):
-    """The low-rank adapter, where `train.method` is lora."""
+    """The low-rank adapter, where `train.method` is lora or qlora."""
 
     rank: Count = Field(16, description="rank of the update")
     alpha: Positive = Field(32.0, description="the update is weighted by alpha / rank")
@@ -113,7 +113,10 @@ class TrainSection(Section):
 
     arms: Layouts = Field(("rational", "refusal"), description="curated datasets; one model is trained on each")
     format: Literal["tfds", "datasets"] = Field("tfds", description="which of the two written forms is read")
-    method: Literal["lora", "full"] = Field("lora", description="what is trained: an adapter, or all parameters")
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="what is trained: an adapter, one over quantized weights, or all parameters"
+    )
+    quantize: Literal["nf4", "int8"] = Field("nf4", description="how qlora keeps the weights of linear layers")
     lora: LoraSection = LoraSection()
     steps: Count = Field(120, description="optimizer steps")
     batch_size: Count = Field(16, description="packed rows a step, over all devices")
@@ -143,7 +146,7 @@ class ExportSection(Section):
     """What is written for others to load."""
 
     merged: bool = Field(True, description="a whole Hugging Face model with the update merged in")
-    adapter: bool = Field(True, description="a PEFT adapter, where the method is lora")
+    adapter: bool = Field(True, description="a PEFT adapter, unless the method is full")
     dtype: Literal["base", "bfloat16", "float32"] = Field("base", description="of the merged model; base is as it came")
     verify: Literal["auto", "transformers", "self", "off"] = Field(
         "auto", description="who reloads and compares it; auto is transformers where torch is installed, else self"

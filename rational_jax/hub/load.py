@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from rational_jax.errors import UserError
 from rational_jax.hub.families import Weight, family_of, read_json, weight_table
-from rational_jax.models import DecoderConfig, abstract_params
+from rational_jax.models import DecoderConfig, abstract_params, quantize
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -85,24 +85,38 @@ def open_safetensors(file: Path) -> Any:
 
 
 def load_params(
-    path: str | Path, config: DecoderConfig, dtype: DTypeLike | None = None, shardings: Mapping | None = None
+    path: str | Path,
+    config: DecoderConfig,
+    dtype: DTypeLike | None = None,
+    shardings: Mapping | None = None,
+    *,
+    quantized: str | None = None,
 ) -> dict:
     """The parameters of the model in a Hugging Face directory, as the decoder's nested dict of arrays.
 
     `dtype` casts every array (None keeps the stored dtypes). `shardings` is a nested dict of `jax.sharding.Sharding`
-    with the parameters' structure; without it arrays lie on the default device. Raises UserError naming the file and
-    the tensor for missing, unexpected and mis-shaped tensors and for files that are cut short.
+    with the parameters' structure; without it arrays lie on the default device. With `quantized` ("nf4", "int8") each
+    weight of a linear layer is quantized before the next one is read, and the tree is that of `quantize_tree`. Raises
+    UserError naming the file and the tensor for missing, unexpected and mis-shaped tensors and for files that are cut
+    short.
     """
     files = TensorFiles(path)
     table = weight_table(config)
     shapes = {tuple(_keys(where)): leaf.shape for where, leaf in _leaves(abstract_params(config))}
     _check(files, config, shapes)
-
-    def leaf(where: Any, spec: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-        return _load(files, table[tuple(_keys(where))], spec.shape, dtype, sharding)
-
-    trees = (abstract_params(config),) if shardings is None else (abstract_params(config), shardings)
-    return jax.tree.map_with_path(leaf, *trees)
+    tree: dict = {}
+    for where, shape in shapes.items():
+        node, placed = tree, shardings or {}
+        for key in where[:-1]:
+            node, placed = node.setdefault(key, {}), placed.get(key, {})
+        if quantized is None or not quantize.is_linear(where):
+            node[where[-1]] = _load(files, table[where], shape, dtype, placed.get(where[-1]))
+            continue
+        parts = {name: placed.get(name) for name in quantize.parts(quantized, ".".join(where), shape)}
+        # The codes lie as the weight does.
+        weight = _load(files, table[where], shape, dtype, placed.get(f"{quantized}_codes"))
+        node.update(quantize.quantize(weight, quantized, parts if shardings else None))
+    return tree
 
 
 def _load(

@@ -55,12 +55,18 @@ class Part(NamedTuple):
     axes: tuple[str | None, ...]
 
 
-def parts(kind: str, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> dict[str, Part]:
-    """What a weight `[..., out, in]` of that shape and those logical axes becomes.
+def is_linear(path: tuple[str, ...]) -> bool:
+    """Whether a path in the tree of parameters is that of a weight to quantize: a router's is not."""
+    return path[-1] == "weight" and ".".join(path[-3:-1]) in PROJECTIONS
+
+
+def parts(kind: str, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...] = ()) -> dict[str, Part]:
+    """What a weight `[..., out, in]` of that shape and those logical axes (none: all None) becomes.
 
     Raises UserError, with `name`, where its rows cannot be cut into blocks.
     """
     *lead, size = shape
+    axes = axes or (None,) * len(shape)
     if kind == "int8":
         return {
             "int8_codes": Part(shape, np.dtype(np.int8), axes),
@@ -76,16 +82,21 @@ def parts(kind: str, name: str, shape: tuple[int, ...], axes: tuple[str | None, 
     }
 
 
-def quantize(weight: jax.Array | np.ndarray, kind: str) -> dict[str, jax.Array]:
-    """The parts of a weight `[..., out, in]`. A stack is taken matrix by matrix: little more than it is ever held."""
-    parts(kind, "this matrix", weight.shape, (None,) * weight.ndim)
-    return _quantize(jnp.asarray(weight), kind)
+def quantize(
+    weight: jax.Array | np.ndarray, kind: str, shardings: Mapping[str, jax.sharding.Sharding] | None = None
+) -> dict[str, jax.Array]:
+    """The parts of a weight `[..., out, in]`, with these shardings (None: as they come out).
+
+    A stack of layers is taken one by one, so that little more than the weight and its parts is ever held.
+    """
+    parts(kind, "this matrix", weight.shape)
+    matrix = functools.partial(_quantize, kind=kind)
+    over_experts = matrix if weight.ndim < 4 else jax.vmap(matrix)
+    whole = matrix if weight.ndim < 3 else functools.partial(jax.lax.map, over_experts)
+    return jax.jit(whole, out_shardings=shardings)(weight)
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def _quantize(weight: jax.Array, kind: str) -> dict[str, jax.Array]:
-    if weight.ndim > 2:
-        return jax.lax.map(lambda one: _quantize(one, kind), weight)
     wide = weight.astype(jnp.float32)
     if kind == "int8":
         scale = jnp.abs(wide).max(-1) / 127
@@ -156,7 +167,7 @@ def quantize_tree(params: Mapping, kind: str) -> dict:
         result = {
             name: walk(value, (*path, name)) if isinstance(value, Mapping) else value for name, value in node.items()
         }
-        if ".".join(path[-2:]) in PROJECTIONS:
+        if "weight" in result and is_linear((*path, "weight")):
             result |= quantize(result.pop("weight"), kind)
         return result
 

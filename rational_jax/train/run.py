@@ -48,12 +48,14 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         progress.message(f"train {arm}: already done")
         return
 
+    decoder_config = dataclasses.replace(hub.load_config(base), context=section.sequence_length)
+    lora = None if section.method == "full" else models.LoraConfig(**section.lora.model_dump())
+    if lora is not None:
+        hub.check_lora(decoder_config, lora)
     packed = load_packed(config, arm, base)
     report = packed.report
     progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full")
     mesh = make_mesh(**config.mesh.model_dump())
-    lora = models.LoraConfig(**section.lora.model_dump()) if section.method == "lora" else None
-    decoder_config = dataclasses.replace(hub.load_config(base), context=section.sequence_length)
     trainable, frozen = _parameters(config, base, decoder_config, lora, mesh)
     optimizer = make_optimizer(section)
     dtype = jnp.dtype(config.model.dtype)
@@ -64,6 +66,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     metadata = {
         "method": section.method,
         "lora": dataclasses.asdict(lora) if lora else None,
+        "quantize": section.quantize if section.method == "qlora" else None,
         "base": hub.identity(base),
         "arm": arm,
     }
@@ -105,11 +108,13 @@ def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:
 
 def _parameters(config, base, decoder_config, lora, mesh) -> tuple[dict, dict]:
     """Trainable and frozen arrays, sharded over the mesh by the axis rules. What is trained is float32."""
-    axes = models.logical_axes(decoder_config, lora)
+    quantized = config.train.quantize if config.train.method == "qlora" else None
+    axes = models.logical_axes(decoder_config, lora, quantized)
     base_dtype = jnp.dtype(config.model.dtype) if lora else jnp.float32
-    abstract = models.abstract_params(decoder_config, base_dtype)
+    abstract = models.abstract_params(decoder_config, base_dtype, quantized)
     rules = replicate_kv_heads(DEFAULT_RULES, mesh, decoder_config.num_kv_heads)
-    params = hub.load_params(base, decoder_config, base_dtype, shardings(mesh, rules, abstract, axes))
+    placed = shardings(mesh, rules, abstract, axes)
+    params = hub.load_params(base, decoder_config, base_dtype, placed, quantized=quantized)
     if lora is None:
         return params, {}
     key = jax.random.key(config.seed)

@@ -187,7 +187,7 @@ def test_both_ways_to_look_a_level_up():
     ("kind", "moe", "execution"),
     [
         ("nf4", None, Execution()),
-        ("nf4", MOE, Execution(remat=True)),
+        ("nf4", MOE, Execution(remat="full")),
         ("int8", MOE, Execution()),
     ],
     ids=["nf4", "nf4 experts, recomputed", "int8 experts"],
