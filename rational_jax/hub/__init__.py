@@ -6,7 +6,15 @@ from rational_jax.hub.families import FAMILIES, Weight, load_config, read_config
 from rational_jax.hub.load import load_params
 from rational_jax.hub.resolve import MICRO, has_tokenizer, identity, load_tokenizer, resolve
 from rational_jax.hub.save import save_model, write_model
-from rational_jax.hub.verify import TOLERANCE, Verification, is_computed, probe_tokens, verify_adapter, verify_model
+from rational_jax.hub.verify import (
+    TOLERANCE,
+    Verification,
+    distance_from_quantized,
+    is_computed,
+    probe_tokens,
+    verify_adapter,
+    verify_model,
+)
 
 __all__ = [
     "FAMILIES",
@@ -16,6 +24,7 @@ __all__ = [
     "Verification",
     "Weight",
     "check_lora",
+    "distance_from_quantized",
     "has_tokenizer",
     "identity",
     "is_computed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rational_jax.errors import UserError
 from rational_jax.hub.adapter_sites import (
@@ -108,7 +109,7 @@ def write_adapter(
             ranks[key] = len(parts) * lora.rank
             alphas[key] = lora.alpha * (math.sqrt(len(parts)) if lora.rslora else len(parts))
     targets = [short_name(name) for name in projections(config) if lora.matches(name)]
-    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt", OURS: ",".join(targets)})
+    _save(tensors, directory / WEIGHTS_FILE, {"format": "pt", OURS: ",".join(targets)})
     write_json(
         directory / CONFIG_FILE,
         {
@@ -129,6 +130,15 @@ def write_adapter(
             "inference_mode": True,
         },
     )
+
+
+def _save(tensors: dict[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file with the same bytes every time: the library writes metadata in a random order."""
+    content = save(tensors, metadata)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end]) | {"__metadata__": metadata}
+    ordered = json.dumps(header, separators=(",", ":"), sort_keys=True).encode().ljust(end - 8)
+    file.write_bytes(content[:8] + ordered + content[end:])
 
 
 def load_adapter(path: str | Path, config: DecoderConfig, dtype: DTypeLike = jnp.float32) -> Adapter:

@@ -96,7 +96,7 @@ def load_params(
 
     `dtype` casts every array (None keeps the stored dtypes). `shardings` is a nested dict of `jax.sharding.Sharding`
     with the parameters' structure; without it arrays lie on the default device. With `quantized` ("nf4", "int8") each
-    weight of a linear layer is quantized before the next one is read, and the tree is that of `quantize_tree`. Raises
+    weight of a linear layer is quantized, before the next one is read, and the tree is that of `quantize_tree`. Raises
     UserError naming the file and the tensor for missing, unexpected and mis-shaped tensors and for files that are cut
     short.
     """
@@ -113,8 +113,8 @@ def load_params(
             node[where[-1]] = _load(files, table[where], shape, dtype, placed.get(where[-1]))
             continue
         parts = {name: placed.get(name) for name in quantize.parts(quantized, ".".join(where), shape)}
-        # The codes lie as the weight does.
-        weight = _load(files, table[where], shape, dtype, placed.get(f"{quantized}_codes"))
+        # From the numbers as they are stored, whatever is computed with; the codes lie as the weight does.
+        weight = _load(files, table[where], shape, None, placed.get(f"{quantized}_codes"))
         node.update(quantize.quantize(weight, quantized, parts if shardings else None))
     return tree
 

@@ -43,13 +43,16 @@ MODES = ("auto", "transformers", "self", "off")
 class Verification:
     """How an export was checked: by "transformers", "peft", "self" or "none"; on how many tokens; the error found.
 
-    `error` is max|a - b| / max|b| over all logits; None where nothing was computed.
+    `error` is max|a - b| / max|b| over all logits; None where nothing was computed. `from_quantized` is the same number
+    for a model that was trained over a quantized base and merged into the original one: how far it is from what was
+    trained. That is no error, and no limit is set to it.
     """
 
     method: str
     tokens: int
     error: float | None
     tolerance: float
+    from_quantized: float | None = None
 
     @property
     def label(self) -> str:
@@ -133,7 +136,7 @@ def verify_adapter(
         return Verification(method=method, tokens=0, error=None, tolerance=tolerance)
     if method == "self":
         found = load_adapter(directory, config)
-        if (found.lora.scale, sorted(found.lora.targets)) != (lora.scale, sorted(lora.targets)):
+        if found.lora != lora.spelled_out(config):
             raise UserError(f"export check failed: {directory} reads back as {found.lora}, the run had {lora}")
         if off := _differing_factors(lora_params, found.params):
             raise UserError(f"export check failed in {directory}: {off}")
@@ -152,6 +155,24 @@ def verify_adapter(
             f"(allowed {tolerance:g}); {why}"
         )
     return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance)
+
+
+def distance_from_quantized(
+    base: str | Path,
+    config: DecoderConfig,
+    merged: dict,
+    factors: dict,
+    lora: LoraConfig,
+    kind: str,
+    rows: Sequence[np.ndarray],
+) -> float:
+    """How far the logits of `merged` are from those of the quantized base with the adapter, which a QLoRA run trained.
+
+    max|a - b| / max|b| over `rows`, both in float32; `base` is the directory of the original base.
+    """
+    quantized = load_params(base, config, quantized=kind)
+    trained = _our_logits(config, combine(quantized, factors), lora, rows)
+    return _relative_error(_our_logits(config, merged, None, rows), trained)
 
 
 def _method(mode: str, real: str) -> str:
@@ -181,7 +202,8 @@ def _our_logits(config: DecoderConfig, params: dict, lora: LoraConfig | None, ro
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _logits(config: DecoderConfig, lora: LoraConfig | None, params: dict, tokens_BxS: jax.Array) -> jax.Array:
-    decoder = bind(config, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), lora)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
+    decoder = bind(config, wide, lora)
     hidden_BxSxD, _ = decoder(tokens_BxS)
     return decoder.unembed(hidden_BxSxD)
 

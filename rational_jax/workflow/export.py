@@ -39,12 +39,16 @@ _CHAT = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """What an export is made from: the base as it is stored, and `trainable`, what training added or changed."""
+    """What an export is made from: the base as it is stored, and `trainable`, what training added or changed.
+
+    `quantized` says how the base was quantized while it was trained.
+    """
 
     base: Path
     identity: dict[str, Any]
     decoder: DecoderConfig
     lora: LoraConfig | None
+    quantized: str | None
     params: dict
     trainable: dict
 
@@ -80,7 +84,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
             raise UserError(
                 f"the base model {config.model.name!r} is not the one that {arm!r} was trained from any more"
             )
-        parts = [MERGED] * config.export.merged + [ADAPTER] * (config.export.adapter and made["method"] == "lora")
+        parts = [MERGED] * config.export.merged + [ADAPTER] * (config.export.adapter and made["lora"] is not None)
         if not parts:
             raise UserError(f"nothing to export of a {made['method']!r} run: set export.merged=true")
         stage = Stage.open(
@@ -105,6 +109,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
                 verification = _write_part(partial, part, trained, config, arm, train)
             figures[part] = dataclasses.asdict(verification)
             progress.message(f"export {arm}: {part} {verification.label}")
+            if (distance := verification.from_quantized) is not None:
+                progress.message(f"export {arm}: logits are {distance:.1e} of the largest from the quantized base's")
             task.advance()
     stage.finish(outputs=_outputs(stage.directory, parts), figures=figures)
     return stage.directory
@@ -113,13 +119,19 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
 def _read(checkpoints: Checkpoints, step: int, base: Path, identity: dict[str, Any], made: dict[str, Any]) -> _Trained:
     decoder = hub.load_config(base)
     # Rank, alpha and targets come from the run itself.
-    lora = None
-    if made["method"] == "lora":
-        lora = LoraConfig(**{**made["lora"], "targets": tuple(made["lora"]["targets"])})
+    lora = None if made["lora"] is None else LoraConfig(**made["lora"])
     part = {"trainable": checkpoints.abstract(step)["trainable"]}
     trainable = checkpoints.restore(step, part, partial=True)["trainable"]
     params = hub.load_params(base, decoder)
-    return _Trained(base=base, identity=identity, decoder=decoder, lora=lora, params=params, trainable=trainable)
+    return _Trained(
+        base=base,
+        identity=identity,
+        decoder=decoder,
+        lora=lora,
+        quantized=made.get("quantize"),
+        params=params,
+        trainable=trainable,
+    )
 
 
 def _write_part(
@@ -127,12 +139,19 @@ def _write_part(
 ) -> hub.Verification:
     """Fill the directory of one part, weights first and the description last, with the gate in between."""
     mode = config.export.verify
-    rows = hub.probe_tokens(trained.decoder, _rendered(trained.base, config)) if hub.is_computed(mode) else []
+    computed = hub.is_computed(mode) or (trained.quantized and mode != "off")
+    rows = hub.probe_tokens(trained.decoder, _rendered(trained.base, config)) if computed else []
     gate = {"rows": rows, "mode": mode}
     if part == MERGED:
         params = trained.merged(config.export.dtype)
         hub.write_model(directory, trained.decoder, params, source=trained.base)
         verification = hub.verify_model(directory, trained.decoder, params, **gate)
+        if trained.quantized and rows:
+            factors, lora = trained.trainable, trained.lora
+            distance = hub.distance_from_quantized(
+                trained.base, trained.decoder, params, factors, lora, trained.quantized, rows
+            )
+            verification = dataclasses.replace(verification, from_quantized=distance)
     else:
         named = {"base_name": config.model.name, "base_revision": trained.identity["revision"]}
         hub.write_adapter(directory, trained.decoder, trained.trainable, trained.lora, **named)

@@ -20,7 +20,7 @@ from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.models import DecoderConfig, LoraConfig, abstract_params, init_lora, merge_lora
+from rational_jax.models import DecoderConfig, LoraConfig, abstract_params, bind, init_lora, merge_lora, quantize
 from rational_jax.storage import sha256_file, sha256_tree
 from rational_jax.workflow import export
 
@@ -85,8 +85,9 @@ def train(config: RunConfig, trainable: dict, base: Path, lora: LoraConfig | Non
     )
     state = {"trainable": trainable, "opt_state": (None, {"mu": jnp.ones(3)}), "step": jnp.int32(7)}
     made = {
-        "method": "lora" if lora else "full",
+        "method": config.train.method,
         "lora": dataclasses.asdict(lora) if lora else None,
+        "quantize": config.train.quantize if config.train.method == "qlora" else None,
         "base": hub.identity(base),
     }
     with Checkpoints(stage.directory / "checkpoints", keep=1) as checkpoints:
@@ -94,8 +95,11 @@ def train(config: RunConfig, trainable: dict, base: Path, lora: LoraConfig | Non
     stage.finish(outputs={}, figures={})
 
 
-def configured(run: Path, base: Path, **changes) -> RunConfig:
-    return RunConfig.model_validate({"run": str(run), "model": {"name": str(base)}, "export": changes})
+def configured(run: Path, base: Path, method: str = "lora", **changes) -> RunConfig:
+    section = {"method": method, "quantize": "int8"}
+    return RunConfig.model_validate(
+        {"run": str(run), "model": {"name": str(base)}, "train": section, "export": changes}
+    )
 
 
 @pytest.fixture
@@ -159,13 +163,39 @@ def test_dtype_of_the_merged_model(lora_run, base, factors, dtype, expected):
 
 def test_full_training_exports_what_was_trained(tmp_path, base):
     trained = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) + 0.01, read(base))
-    config = configured(tmp_path / "run", base, verify="self", dtype="float32")
+    config = configured(tmp_path / "run", base, method="full", verify="self", dtype="float32")
     train(config, trained, base, None)
     directory = export.run(config, "rational")
     assert_equal(read(directory / "merged"), trained)
     assert not (directory / "adapter").exists()
     with pytest.raises(UserError, match=r"set export\.merged=true"):
-        export.run(configured(tmp_path / "run", base, merged=False), "rational")
+        export.run(configured(tmp_path / "run", base, method="full", merged=False), "rational")
+
+
+def test_qlora_is_merged_into_the_original_base(tmp_path, base, factors):
+    """And the gate says how far that is from the quantized base that it was trained on."""
+    config = configured(tmp_path / "run", base, method="qlora", verify="self")
+    train(config, factors, base, LORA)
+    directory = export.run(config, "rational")
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), read(base))
+    assert_equal(read(directory / "merged"), rounded(merge_lora(wide, factors, DECODER, LORA)))
+    assert hub.load_adapter(directory / "adapter", DECODER).lora == LORA
+
+    tokens = hub.probe_tokens(DECODER)[0][None]
+    params = {"quantized": quantize.dequantize_tree(quantize.quantize_tree(read(base), "int8"))}
+    params |= {
+        "merged": read(directory / "merged"),
+        "quantized": merge_lora(params["quantized"], factors, DECODER, LORA),
+    }
+    logits = {}
+    for name, tree in params.items():
+        decoder = bind(DECODER, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree))
+        logits[name] = np.asarray(decoder.unembed(decoder(tokens)[0]))
+    off = np.abs(logits["merged"] - logits["quantized"]).max() / np.abs(logits["quantized"]).max()
+    figures = read_stage(directory, verb="export")["figures"]
+    # Over more rows than this one it may be larger; it is far from what a wrong layer would make of it.
+    assert 1e-3 < off <= figures["merged"]["from_quantized"] * 1.001 < 0.2
+    assert figures["adapter"]["from_quantized"] is None
 
 
 def test_a_second_run_changes_nothing_and_other_settings_are_refused(lora_run):
