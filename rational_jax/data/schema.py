@@ -75,7 +75,7 @@ class Prompt:
         texts = {}
         for name in _TEXT_FIELDS:
             value = row.get(name)
-            texts[name] = _plain_text("" if value is None else value, name, where)
+            texts[name] = _written_out("" if value is None else value, name, where)
         return cls(id=identity, messages=_messages(row, where), label=label, meta=meta, **texts)
 
 
@@ -181,20 +181,23 @@ def _meta(row: Mapping, where: str) -> dict[str, str]:
         meta = {}
     if not isinstance(meta, Mapping):
         raise UserError(f"{where}: meta must be an object of texts, got {_kind(meta)}")
-    found = {str(key): _plain_text(value, f"meta.{key}", where) for key, value in meta.items()}
+    found = {str(key): _written_out(value, f"meta.{key}", where) for key, value in meta.items()}
     for key, value in row.items():
         if key in _PROMPT_FIELDS or value is None:
             continue
         close = difflib.get_close_matches(str(key).lower(), _PROMPT_FIELDS, n=1, cutoff=0.75)
         if close:
             raise UserError(f"{where}: {key!r} is not a field; did you mean {close[0]!r}?")
-        found[str(key)] = _plain_text(value, str(key), where)
+        found[str(key)] = _written_out(value, str(key), where)
     return found
 
 
+def _written_out(value: Any, name: str, where: str) -> str:
+    """A text, or the number that a category is in its source."""
+    return _plain_text(str(value) if isinstance(value, bool | int | float) else value, name, where)
+
+
 def _plain_text(value: Any, name: str, where: str) -> str:
-    if isinstance(value, bool | int | float):
-        return str(value)  # a category that is a number in its source
     if not isinstance(value, str):
         raise UserError(f"{where}: {name} must be a text, got {_kind(value)}")
     try:

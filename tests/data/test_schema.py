@@ -26,8 +26,9 @@ def test_prompt_round_trip_with_everything():
 
 
 def test_short_rows_and_unknown_columns():
-    prompt = Prompt.from_json({"id": 7, "text": "hi", "label": None, "split": "test", "turns": None, "n": 3})
-    assert prompt == Prompt(id="7", messages=(Message(role="user", content="hi"),), meta={"split": "test", "n": "3"})
+    row = {"id": 7, "text": "hi", "label": None, "category": 2, "split": "test", "turns": None, "n": 3}
+    hi, meta = Message(role="user", content="hi"), {"split": "test", "n": "3"}
+    assert Prompt.from_json(row) == Prompt(id="7", messages=(hi,), category="2", meta=meta)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,15 @@ def test_short_rows_and_unknown_columns():
         ({"id": "a", "text": "x", "prompt": "x"}, "this row has prompt and text"),
         ({"id": "a", "text": " \n"}, "the prompt is empty"),
         ({"id": "a", "text": ["x"]}, "text must be a text, got a list"),
+        ({"id": "a", "prompt": 42}, "prompt must be a text, got a number"),
+        ({"id": "a", "text": True}, "text must be a text, got true/false"),
         ({"id": "a", "text": "\ud800"}, "half of a surrogate pair"),
         ({"id": "a", "messages": []}, "messages must be a list of turns"),
         ({"id": "a", "messages": ["x"]}, "turn 1: expected an object"),
         ({"id": "a", "messages": [{"role": "user", "content": "x", "text": "y"}]}, "turn 1: 'text' is not a field"),
         ({"id": "a", "messages": [{"role": "human", "content": "x"}]}, "turn 1: role 'human'"),
         ({"id": "a", "messages": [{"role": "user", "content": None}]}, "turn 1: content must be a text, got nothing"),
+        ({"id": "a", "messages": [{"role": "user", "content": 1.5}]}, "turn 1: content must be a text, got a number"),
         ({"id": "a", "messages": [{"role": "assistant", "content": "x"}]}, "ends with a user's turn"),
         ({"id": "a", "text": "x", "meta": [1]}, "meta must be an object"),
         ({"id": "a", "text": "x", "meta": {"k": {}}}, "meta.k must be a text"),
@@ -76,7 +80,12 @@ def test_rationale_round_trip():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"layout": "rationall"}, "layout"), ({"sample": "1"}, "sample"), ({"reasoning": None}, "reasoning")],
+    [
+        ({"layout": "rationall"}, "layout"),
+        ({"sample": "1"}, "sample"),
+        ({"reasoning": None}, "reasoning"),
+        ({"answer": 3}, "answer"),
+    ],
 )
 def test_rationale_refuses_bad_fields(change, message):
     with pytest.raises(UserError, match=message):

@@ -60,6 +60,7 @@ def test_limit_reads_no_further(tmp_path):
         ),
         ("a.jsonl", '{"id": "a", "text": "x"', r"a\.jsonl:1: not valid JSON"),
         ("a.jsonl", b'{"id": "a", "text": "\xff"}', r"a\.jsonl:1: not UTF-8"),
+        ("a.jsonl", '{"text": "x"}\n{"prompt": 42}', r"a\.jsonl:2: prompt must be a text, got a number"),
         ("a.jsonl", '{"id": "a", "text": ""}', r"a\.jsonl:1: the prompt is empty"),
         ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: JSON that cannot be read"),
         ("a.jsonl", "\n \n", "holds no prompt"),
