@@ -13,6 +13,8 @@ from rational_jax.text.terminal import one_line
 if TYPE_CHECKING:
     from rational_jax.evaluate.results import Results
 
+_UNBOUNDED = 100_000
+
 
 def print_summary(results: "Results") -> None:
     """One row a model and suite, with intervals."""
@@ -33,9 +35,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: 
         table.add_column(Text(one_line(name)), justify="left" if i < names else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
-    # Into a file or a pipe a narrow default width would cut figures off.
+    if not console.is_terminal:
+        # A file or a pipe has no width of its own, and rich's guess of 80 columns would cut figures off.
+        console.width = console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
     console.print()
-    console.print(table, width=None if console.is_terminal else 200, soft_wrap=not console.is_terminal)
+    console.print(table)
 
 
 def print_path(path: Path) -> None:
