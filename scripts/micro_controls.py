@@ -43,7 +43,7 @@ from rational_jax.cli.process import use_huge_pages
 from rational_jax.cli.progress import TerminalProgress
 from rational_jax.cli.session import FAILED, STOPPED, fail
 from rational_jax.config import BASE, RunConfig, bundled_configs, load_config
-from rational_jax.data.packing import Packed
+from rational_jax.data.packing import balancing_weight
 from rational_jax.data.sources import prompt_file
 from rational_jax.data.suites import SUITES, load_suite
 from rational_jax.errors import UserError
@@ -53,9 +53,9 @@ from rational_jax.manifest import read_stage
 from rational_jax.parallel.setup import configure_runtime
 from rational_jax.progress import Progress
 from rational_jax.storage import atomic_write_json, atomic_write_text
-from rational_jax.text.chat import ANSWER, REASONING
 from rational_jax.train.run import load_packed
 from rational_jax.workflow import demo, export
+from rational_jax.workflow.steps import Step, run_steps
 
 RATIONAL, SELF_CHECK = "rational", "self-check"
 ARMS = (RATIONAL, "refusal", "answer-first", "shuffled")
@@ -135,14 +135,7 @@ def equal_epochs(steps: int, rows: int, rational_rows: int) -> int:
     return max(min(steps, 1), round(steps * rows / rational_rows))
 
 
-def balancing_weight(packed: Packed) -> float | None:
-    """The weight of a reasoning token with which all of them weigh what the answers' do; None without reasoning."""
-    targets = packed.positions > 0  # neither padding nor first tokens, which nothing predicts
-    reasoning, answer = (int((targets & (packed.kinds == kind)).sum()) for kind in (REASONING, ANSWER))
-    return answer / reasoning if reasoning else None
-
-
-def steps_of(study: Study) -> list[demo.Step]:
+def steps_of(study: Study) -> list[Step]:
     """All verbs, in an order in which each finds what it needs; folders are relative to `study.out`."""
     found = []
     times = {step.verb: step.seconds for step in demo.plan(study.curation(0))}
@@ -150,7 +143,7 @@ def steps_of(study: Study) -> list[demo.Step]:
     def add(config: RunConfig, folder: str, run: Callable, *arguments: object) -> None:
         verb, path = folder.partition("/")[0], (Path(config.run) / folder).relative_to(study.out)
         run = functools.partial(run, *arguments)
-        found.append(demo.Step(verb=verb, folder=str(path), seconds=times[verb], run=run))
+        found.append(Step(verb=verb, folder=str(path), seconds=times[verb], run=run))
 
     for config in map(study.reference, (BASE, SELF_CHECK)):
         add(config, f"sample/{BASE}", sample.run, config, BASE)
@@ -175,26 +168,6 @@ def link(path: Path, target: Path) -> None:
     if not path.is_symlink():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
-
-
-def run_all(study: Study, progress: Progress) -> None:
-    """Runs what is not finished, and lets each verb say whether what is finished was made with these settings."""
-    steps = steps_of(study)
-    left = [0 if finished(study, step) else round(step.seconds) for step in steps]
-    total = sum(round(step.seconds) for step in steps)
-    with progress.task("study", total=total, done=total - sum(left)) as task:
-        for number, (step, seconds) in enumerate(zip(steps, left, strict=True), start=1):
-            task.note(f"{number} of {len(steps)}: {step.folder}")
-            step.run(progress)
-            task.advance(seconds)
-
-
-def finished(study: Study, step: demo.Step) -> bool:
-    try:
-        read_stage(study.out / step.folder, verb=step.verb)
-    except UserError:
-        return False
-    return True
 
 
 def summary_of(study: Study, setting: str) -> dict:
@@ -252,7 +225,7 @@ def main() -> int:
     configure_runtime()
     try:
         write_self_check(study)
-        run_all(study, TerminalProgress())
+        run_steps(steps_of(study), study.out, "study", TerminalProgress())
         for setting in study.settings:
             summary, path = summary_of(study, setting), study.out / f"{study.split}-{setting}"
             atomic_write_json(path.with_suffix(".json"), summary)

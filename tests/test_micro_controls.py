@@ -4,14 +4,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rational_jax.config import BASE
-from rational_jax.data.packing import pack
 from rational_jax.data.sources import read_prompts
 from rational_jax.errors import UserError
-from rational_jax.text.chat import ANSWER, PROMPT, REASONING, Example
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "micro_controls.py"
 
@@ -32,29 +29,11 @@ def study(controls, tmp_path):
     return controls.options([*words, "--out", str(tmp_path)])
 
 
-def example(prompt: int, reasoning: int, answer: int) -> Example:
-    kinds = [PROMPT] * prompt + [REASONING] * reasoning + [ANSWER] * answer
-    return Example(tokens=np.arange(1, len(kinds) + 1, dtype=np.int32), kinds=np.array(kinds, np.uint8))
-
-
 @pytest.mark.parametrize(
     ("steps", "rows", "rational", "expected"), [(120, 50, 50, 120), (120, 20, 60, 40), (10, 1, 90, 1), (0, 20, 60, 0)]
 )
 def test_steps_for_equal_epochs(controls, steps, rows, rational, expected):
     assert controls.equal_epochs(steps, rows, rational) == expected
-
-
-def test_the_weight_makes_reasoning_and_answers_weigh_the_same(controls):
-    examples = [example(4, 9, 3), example(5, 12, 7), example(3, 30, 2), example(0, 4, 4)]
-    weight = controls.balancing_weight(pack(examples, length=40))
-    packed = pack(examples, length=40, reasoning_weight=weight)
-    by_kind = [packed.weights[packed.kinds == kind].sum() for kind in (REASONING, ANSWER)]
-    assert by_kind[0] == pytest.approx(by_kind[1])
-    assert by_kind[1] == 16
-    assert weight == pytest.approx(16 / 54)  # one of the 55 is the first token of its example, which nothing predicts
-    # What the configuration weighs reasoning with does not matter.
-    assert controls.balancing_weight(pack(examples, length=40, reasoning_weight=0.0)) == weight
-    assert controls.balancing_weight(pack([example(4, 0, 3)], length=40)) is None
 
 
 def test_changes_are_told_from_the_values_of_options(study):

@@ -1,7 +1,7 @@
 """Prompts and rationales as records, on disk and packed for training."""
 
 from rational_jax.data.batches import Batches
-from rational_jax.data.packing import Packed, PackingReport, pack
+from rational_jax.data.packing import Packed, PackingReport, balancing_weight, pack
 from rational_jax.data.rationale_dataset import read_hf, read_tfds, write_hf, write_tfds
 from rational_jax.data.schema import LABELS, LAYOUTS, Prompt, Rationale
 from rational_jax.data.sources import read_prompts
@@ -14,6 +14,7 @@ __all__ = [
     "PackingReport",
     "Prompt",
     "Rationale",
+    "balancing_weight",
     "pack",
     "read_hf",
     "read_prompts",

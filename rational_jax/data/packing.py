@@ -115,6 +115,16 @@ def pack(examples: Sequence[Example], length: int, reasoning_weight: float = 1.0
     return packed
 
 
+def balancing_weight(packed: Packed) -> float | None:
+    """The `reasoning_weight` with which all reasoning weighs as much as all answers; None where there is no reasoning.
+
+    The weights that `packed` has do not matter.
+    """
+    targets = packed.positions > 0  # neither padding nor first tokens, which nothing predicts
+    reasoning, answer = (int((targets & (packed.kinds == kind)).sum()) for kind in (REASONING, ANSWER))
+    return answer / reasoning if reasoning else None
+
+
 def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Best-fit decreasing: the members of each row, by index into `lengths`. Ties go to the lower index."""
     rows: list[list[int]] = []

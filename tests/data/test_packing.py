@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rational_jax.data.packing import pack
+from rational_jax.data.packing import balancing_weight, pack
 from rational_jax.errors import UserError
 from rational_jax.text.chat import ANSWER, PROMPT, REASONING, Example
 
@@ -81,6 +81,24 @@ def test_truncation_is_counted_once_and_only_where_the_example_stays():
 def test_reasoning_weight_zero_masks_what_is_only_reasoning():
     packed = pack([example(4, prompt=1, reasoning=3), example(4, 40)], length=4, reasoning_weight=0)
     assert packed.tokens.tolist() == [[40, 41, 42, 43]] and packed.report.masked == 1
+
+
+def test_the_balancing_weight_makes_reasoning_and_answers_weigh_the_same():
+    examples = [
+        example(16, prompt=4, reasoning=9),
+        example(24, prompt=5, reasoning=12),
+        example(35, prompt=3, reasoning=30),
+        example(8, prompt=0, reasoning=4),
+    ]
+    weight = balancing_weight(pack(examples, length=40))
+    packed = pack(examples, length=40, reasoning_weight=weight)
+    by_kind = [packed.weights[packed.kinds == kind].sum() for kind in (REASONING, ANSWER)]
+    assert by_kind[0] == pytest.approx(by_kind[1])
+    assert by_kind[1] == 16
+    assert weight == pytest.approx(16 / 54)  # one of the 55 is the first token of its example, which nothing predicts
+    # What they were packed with does not matter.
+    assert balancing_weight(pack(examples, length=40, reasoning_weight=0.0)) == weight
+    assert balancing_weight(pack([example(7, prompt=4)], length=40)) is None
 
 
 @pytest.mark.parametrize(
