@@ -53,7 +53,6 @@ from rational_jax.manifest import read_stage
 from rational_jax.parallel.setup import configure_runtime
 from rational_jax.progress import Progress
 from rational_jax.storage import atomic_write_json, atomic_write_text
-from rational_jax.train.run import load_packed
 from rational_jax.workflow import demo, export
 from rational_jax.workflow.steps import Step, run_steps
 
@@ -121,11 +120,11 @@ def train_arm(study: Study, seed: int, setting: str, arm: str, progress: Progres
     config = study.training(seed, setting)
     base = hub.resolve(config.model.name, config.model.revision)
     if setting == "epochs":
-        rows = [load_packed(config, name, base).report.rows for name in (arm, RATIONAL)]
+        rows = [train.load_packed(config, name, base).report.rows for name in (arm, RATIONAL)]
         steps = {key: equal_epochs(getattr(config.train, key), *rows) for key in ("steps", "warmup_steps")}
         config = study.training(seed, setting, **steps)
     if setting == "answers":
-        weight = balancing_weight(load_packed(config, arm, base))
+        weight = balancing_weight(train.load_packed(config, arm, base))
         config = config if weight is None else study.training(seed, setting, reasoning_weight=weight)
     train.run(config, arm, progress)
 
