@@ -3,7 +3,7 @@
 Both take the same packed batch: shapes, segment mask, positions, loss positions, AdamW, clipping; random weights.
 
     python scripts/bench/cpu_train.py
-    python scripts/bench/cpu_train.py --rows 4 --length 512 --embed 256 --repeats 5
+    python scripts/bench/cpu_train.py --rows 4 --length 512 --shape llama-100m --repeats 5
 """
 
 import argparse
@@ -11,6 +11,8 @@ import json
 import os
 import statistics
 import time
+
+import shapes
 
 from rational_jax.cli.process import use_huge_pages
 
@@ -20,19 +22,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=16, help="packed rows a step (default 16)")
     parser.add_argument("--length", type=int, default=256, help="tokens a row (default 256)")
     parser.add_argument("--example", type=int, default=85, help="tokens of each packed example (default 85)")
-    parser.add_argument("--embed", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--mlp", type=int, default=512)
-    parser.add_argument("--vocab", type=int, default=768)
+    shapes.add_arguments(parser)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=30, help="counted steps of each, after three that are not")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args()
 
 
-def make_batch(args):
+def make_batch(args, config):
     """Random tokens in examples of equal length; the loss counts on the last 60% of each example."""
     import numpy as np
 
@@ -41,7 +38,7 @@ def make_batch(args):
     positions = place % args.example
     weights = (positions >= int(0.4 * args.example)).astype(np.float32)
     return {
-        "tokens": np.random.default_rng(0).integers(0, args.vocab, shape, dtype=np.int32),
+        "tokens": np.random.default_rng(0).integers(0, config.vocab_size, shape, dtype=np.int32),
         "segments": place // args.example + 1,
         "positions": positions,
         "weights": weights,
@@ -49,27 +46,13 @@ def make_batch(args):
     }
 
 
-def ours(args, batch):
+def ours(args, config, batch):
     """A function that takes one step and returns the loss."""
     import jax
 
     from rational_jax import models, parallel, train
     from rational_jax.config import TrainSection
 
-    config = models.DecoderConfig(
-        family="llama",
-        vocab_size=args.vocab,
-        embed_dim=args.embed,
-        num_layers=args.layers,
-        num_heads=args.heads,
-        num_kv_heads=args.kv_heads,
-        head_dim=args.embed // args.heads,
-        mlp_dim=args.mlp,
-        norm_eps=1e-6,
-        rope_theta=10000.0,
-        max_positions=2048,
-        tie_embeddings=True,
-    )
     lora = models.LoraConfig(rank=args.rank, alpha=2 * args.rank)
     mesh = parallel.make_mesh()
     axes, rules = models.logical_axes(config, lora), parallel.AxisRules()
@@ -96,26 +79,17 @@ def ours(args, batch):
     return step
 
 
-def theirs(args, batch):
+def theirs(args, config, batch):
     """The same in torch: sdpa attention under the block-causal mask, the fastest that transformers has on CPU."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from rational_jax import hub
+
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count())
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=args.vocab,
-            hidden_size=args.embed,
-            intermediate_size=args.mlp,
-            num_hidden_layers=args.layers,
-            num_attention_heads=args.heads,
-            num_key_value_heads=args.kv_heads,
-            tie_word_embeddings=True,
-            attn_implementation="sdpa",
-        )
-    )
+    model = LlamaForCausalLM(LlamaConfig(**hub.write_config(config), attn_implementation="sdpa"))
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules=targets))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -131,7 +105,7 @@ def theirs(args, batch):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -143,8 +117,9 @@ def main() -> None:
     from rational_jax.parallel.setup import configure_runtime
 
     configure_runtime()
-    batch = make_batch(args)
-    steps = {"rational_jax": ours(args, batch), "torch": theirs(args, batch)}
+    config = shapes.decoder_config(args)
+    batch = make_batch(args, config)
+    steps = {"rational_jax": ours(args, config, batch), "torch": theirs(args, config, batch)}
     wall, cpu = ({name: [] for name in steps} for _ in range(2))
     for repeat in range(3 + args.repeats):
         for name, step in steps.items():

@@ -17,57 +17,33 @@ import json
 import statistics
 import time
 
+import shapes
+
 WORKLOADS = ("varied", "equal", "one")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--workloads", nargs="+", choices=["varied", "equal", "one"], default=["varied", "equal", "one"]
-    )
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument("--prompts", type=int, default=64, help="prompts of a round (default 64)")
     parser.add_argument("--slots", type=int, default=16, help="our slots, and the batch of transformers (default 16)")
     parser.add_argument("--low", type=int, default=12, help="smallest budget in tokens (default 12)")
     parser.add_argument("--high", type=int, default=256, help="largest budget in tokens (default 256)")
     parser.add_argument("--equal", type=int, default=80, help="budget of the workloads equal and one (default 80)")
     parser.add_argument("--steps", type=int, default=8, help="our steps per dispatch (default 8)")
-    parser.add_argument("--embed", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--mlp", type=int, default=512)
-    parser.add_argument("--vocab", type=int, default=768)
+    shapes.add_arguments(parser)
     parser.add_argument("--torch-threads", type=int, help="threads of torch (default: its own choice)")
     parser.add_argument("--repeats", type=int, default=3, help="counted rounds, after one that is not (default 3)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args()
 
 
-def decoder_config(args):
-    from rational_jax.models import DecoderConfig
-
-    return DecoderConfig(
-        family="llama",
-        vocab_size=args.vocab,
-        embed_dim=args.embed,
-        num_layers=args.layers,
-        num_heads=args.heads,
-        num_kv_heads=args.kv_heads,
-        head_dim=args.embed // args.heads,
-        mlp_dim=args.mlp,
-        norm_eps=1e-5,
-        rope_theta=10000.0,
-        max_positions=4096,
-        tie_embeddings=True,
-    )
-
-
-def make_prompts(args, budgets):
+def make_prompts(config, budgets):
     """(tokens, budget) pairs; prompts have 24 to 48 tokens."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return [(rng.integers(1, args.vocab, rng.integers(24, 49)).tolist(), int(budget)) for budget in budgets]
+    return [(rng.integers(1, config.vocab_size, rng.integers(24, 49)).tolist(), int(budget)) for budget in budgets]
 
 
 def make_ours(args, config, params, slots):
@@ -109,7 +85,7 @@ def make_ours(args, config, params, slots):
     return generate, engine
 
 
-def make_transformers(args, config, params):
+def make_transformers(config, params):
     """A function of a workload and a batch size that generates it with torch."""
     import numpy as np
     import torch
@@ -180,14 +156,14 @@ def main() -> None:
 
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
-    config = decoder_config(args)
+    config = shapes.decoder_config(args)
     params = models.init_params(config, jax.random.key(0))
-    theirs = make_transformers(args, config, params)
+    theirs = make_transformers(config, params)
     spread = np.exp(np.random.default_rng(0).uniform(np.log(args.low), np.log(args.high), args.prompts)).round()
     budgets = {"varied": spread, "equal": [args.equal] * args.prompts, "one": [args.equal] * 4}
     figures = {}
     for workload in args.workloads:
-        prompts = make_prompts(args, budgets[workload])
+        prompts = make_prompts(config, budgets[workload])
         slots = 1 if workload == "one" else args.slots
         ours, engine = make_ours(args, config, params, slots)
         contestants = {
