@@ -118,6 +118,19 @@ def test_from_prompts_to_datasets(tmp_path, prompts):
     assert set(manifest["outputs"]) == set(content(tmp_path))
 
 
+def test_the_recipe_of_the_paper_keeps_what_only_its_form_lets_through(tmp_path, prompts):
+    # Every answer complies, also with what is harmful; one sample of each prompt is cut off in its reasoning.
+    def say(request):
+        if request.id.endswith("#0"):
+            return "<think>\nA thing is", "length"
+        return THINK.join("A thing is a kite, so it is harmless.", YES), "stop"
+
+    curate.run(config(tmp_path, prompts, "curate.recipe=rational"), open_backend=FakeModel(say=say).open)
+    funnel = json.loads((tmp_path / "run" / "curate" / "funnel.json").read_text())
+    assert {name: count for name, count in funnel["rejected"].items() if count} == {"format": 8, "surplus": 16}
+    assert funnel["labels"] == {label: {"kept": 4, "samples": 16} for label in ("benign", "harmful")}
+
+
 def test_a_finished_run_asks_nothing(tmp_path, prompts):
     curate.run(config(tmp_path, prompts), open_backend=FakeModel().open)
     before = content(tmp_path)

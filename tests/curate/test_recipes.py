@@ -37,6 +37,12 @@ def test_a_model_may_have_a_wording_of_its_own():
     assert load_recipe("rational-plus", "some/model").name == "rational-plus"
 
 
+def test_the_recipe_of_the_paper_has_no_filter_but_that_of_form():
+    for model in ("", "micro"):
+        assert load_recipe("rational", model).filters == ("format",)
+        assert load_recipe("rational-plus", model).filters is None  # all of them
+
+
 def test_variables_and_an_existing_system_turn(tmp_path):
     mine = recipe(tmp_path, "system: {neutral: 'On {{ meta.topic }} ({{ category }}): {{ prompt | upper }}'}\n")
     turns = (Message(role="system", content="Be brief."), Message(role="user", content="why {{ x }}?"))
