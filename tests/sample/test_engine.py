@@ -6,29 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_llama
 
 from rational_jax import hub, models
 from rational_jax.errors import UserError
-from rational_jax.models import DecoderConfig, Execution, bind
+from rational_jax.models import Execution, bind
 from rational_jax.parallel import AxisRules, make_mesh, shardings
 from rational_jax.sample import Engine, Request, derive_seed, programs
 from rational_jax.sample.sampling import next_tokens
 from rational_jax.text.chat import Message
 
-CONFIG = DecoderConfig(
-    family="llama",
-    vocab_size=61,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    norm_eps=1e-6,
-    rope_theta=10000.0,
-    max_positions=64,
-    tie_embeddings=False,
-)
+CONFIG = tiny_llama(vocab_size=61, max_positions=64, tie_embeddings=False)
 SLOTS, MAX_LENGTH, STOP = 4, 48, 60
 
 

@@ -4,6 +4,7 @@ import json
 
 import jax
 import pytest
+from tiny import tiny_llama
 
 from rational_jax import hub
 from rational_jax.config import RunConfig
@@ -11,7 +12,6 @@ from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import load_suite
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.models import DecoderConfig
 from rational_jax.sample import Completion, derive_seed, open_engine, run
 from rational_jax.sample.backends import generation_mesh
 from rational_jax.text.chat import Message
@@ -232,16 +232,7 @@ def test_the_micro_model_opens_and_says_what_it_is(tmp_path):
 
 def test_heads_take_the_devices_that_they_divide_over_and_slots_the_rest():
     def mesh(kv_heads, count):
-        sizes = dict(vocab_size=8, embed_dim=8, num_layers=1, num_heads=kv_heads, head_dim=2, mlp_dim=8)
-        decoder = DecoderConfig(
-            family="llama",
-            num_kv_heads=kv_heads,
-            norm_eps=1e-6,
-            rope_theta=1e4,
-            max_positions=8,
-            tie_embeddings=True,
-            **sizes,
-        )
+        decoder = tiny_llama(num_heads=kv_heads, num_kv_heads=kv_heads)
         made = generation_mesh(decoder, jax.devices()[:count])
         return made and dict(made.shape)
 

@@ -3,26 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from tiny import tiny_llama
 
 from rational_jax import models
 from rational_jax.data.batches import Batches
 from rational_jax.data.packing import pack
 from rational_jax.text.chat import ANSWER, PROMPT, REASONING, Example
 
-CONFIG = models.DecoderConfig(
-    family="llama",
-    vocab_size=64,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=48,
-    norm_eps=1e-6,
-    rope_theta=10000.0,
-    max_positions=128,
-    tie_embeddings=True,
-)
+CONFIG = tiny_llama()
 
 
 @pytest.fixture(scope="session")

@@ -14,30 +14,18 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
+from tiny import tiny_llama
 
 from rational_jax import hub
 from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.models import DecoderConfig, LoraConfig, abstract_params, bind, init_lora, merge_lora, quantize
+from rational_jax.models import LoraConfig, abstract_params, bind, init_lora, merge_lora, quantize
 from rational_jax.storage import sha256_file, sha256_tree
 from rational_jax.workflow import export
 
-DECODER = DecoderConfig(
-    family="llama",
-    vocab_size=45,
-    embed_dim=32,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=40,
-    norm_eps=1e-5,
-    rope_theta=10000.0,
-    max_positions=128,
-    tie_embeddings=True,
-)
+DECODER = tiny_llama(vocab_size=45, mlp_dim=40, norm_eps=1e-5)
 LORA = LoraConfig(rank=2, alpha=3.0, targets=("q_proj", "o_proj", "up_proj"))
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}<eos>{% endfor %}"
