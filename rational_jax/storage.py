@@ -186,6 +186,95 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old)
 
 
+class KeptFiles:
+    """A folder that is filled file by file and appears when it is complete; a writer that was killed finds its files.
+
+    Files are written in `partial`, a folder `<name>.partial` beside `path`. A record beside both, `.<name>.json`, has
+    the digest of each file that is whole, and after `publish` the figures too, until `forget`. Opening removes all else
+    from `partial`, and everything if the record is of another `made_from`.
+    """
+
+    def __init__(self, path: str | Path, made_from: str):
+        self.path = Path(path)
+        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self._record_file = self.path.with_name(f".{self.path.name}.json")
+        self._record: dict[str, Any] = {"made_from": made_from, "files": {}, "figures": {}}
+        found = self._read()
+        if self.published:
+            # Whatever made it, it is complete.
+            self._record |= found or {"files": _measured(self.path)}
+            return
+        if found.get("made_from") == made_from:
+            self._record = found
+        sizes = {f.name: f.stat().st_size for f in self.partial.iterdir()} if self.partial.is_dir() else {}
+        whole = {name: file for name, file in self._record["files"].items() if sizes.get(name) == file["bytes"]}
+        self._record |= {"files": whole, "figures": {}}
+        for name in sizes.keys() - whole.keys():
+            (self.partial / name).unlink()
+
+    @property
+    def published(self) -> bool:
+        """Whether the folder is complete and in its place."""
+        return self.path.is_dir()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of every whole file, by name."""
+        return {name: file["sha256"] for name, file in self._record["files"].items()}
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What `publish` was given."""
+        return self._record["figures"]
+
+    def begin(self) -> Path:
+        """The folder to write in, made where there is none."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        return self.partial
+
+    def add(self, name: str, sha256: str) -> None:
+        """Records a file that has been written; it survives a kill or a power cut from here on."""
+        file = self.partial / name
+        _sync(file)
+        self._record["files"][name] = {"bytes": file.stat().st_size, "sha256": sha256}
+        atomic_write_json(self._record_file, self._record)
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of every file that is in `partial` now; those that are not in the record are read for it."""
+        return {file.name: self.files.get(file.name) or sha256_file(file) for file in sorted(self.partial.iterdir())}
+
+    def publish(self, figures: dict[str, Any]) -> None:
+        """Puts the folder in its place, with all files that are in it."""
+        for name, digest in self.digests().items():
+            self.add(name, digest)
+        self._record["figures"] = figures
+        atomic_write_json(self._record_file, self._record)
+        _sync(self.partial)
+        self.partial.rename(self.path)
+        _sync(self.path.parent)
+
+    def discard(self) -> None:
+        """Removes what there is of a folder that is not complete."""
+        shutil.rmtree(self.partial)
+        self.forget()
+
+    def forget(self) -> None:
+        """Removes the record."""
+        self._record_file.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return json.loads(self._record_file.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+
+def _measured(directory: Path) -> dict[str, dict[str, Any]]:
+    return {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in sorted(directory.iterdir())
+    }
+
+
 def _json_bytes(obj: Any, **options: Any) -> bytes:
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, **options)
     try:

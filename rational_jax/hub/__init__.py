@@ -15,14 +15,18 @@ from rational_jax.hub.verify import (
     verify_adapter,
     verify_model,
 )
+from rational_jax.hub.weights import FileWeights, TreeWeights, Weights
 
 __all__ = [
     "FAMILIES",
     "MICRO",
     "TOLERANCE",
     "Adapter",
+    "FileWeights",
+    "TreeWeights",
     "Verification",
     "Weight",
+    "Weights",
     "check_lora",
     "distance_from_quantized",
     "has_tokenizer",

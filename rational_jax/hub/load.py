@@ -1,77 +1,30 @@
 """Weights from safetensors files straight into stacked, sharded arrays; no conversion step and no second copy.
 
-Every process reads only the rows that its own devices hold. Everything that can be wrong with the files is found in
-their headers before the first array is made.
+A process reads contiguous rows, at most one layer of one array at a time, and the devices exchange them for the parts
+that each of them holds: FSDP cuts columns, and to read columns of a file is to read the file. Processes share the rows
+between them, so all of them together read the model once. Everything that can be wrong with the files is found in their
+headers before the first array is made.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from rational_jax.errors import UserError
-from rational_jax.hub.families import Weight, family_of, read_json, weight_table
-from rational_jax.models import DecoderConfig, abstract_params, quantize
-
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-class TensorFiles:
-    """The tensors of a directory, in one safetensors file or in many with an index; opened, not read."""
-
-    def __init__(self, path: str | Path):
-        """Open the files. Raises UserError naming what is missing, cut short, or only there as a pickle."""
-        self.path = Path(path)
-        if (self.path / INDEX_FILE).is_file():
-            weight_map = _weight_map(self.path / INDEX_FILE)
-        elif (self.path / SINGLE_FILE).is_file():
-            weight_map = None
-        else:
-            raise UserError(_no_weights(self.path))
-        wanted = {SINGLE_FILE} if weight_map is None else set(weight_map.values())
-        opened = {name: open_safetensors(self.path / name) for name in sorted(wanted)}
-        if weight_map is None:
-            weight_map = dict.fromkeys(opened[SINGLE_FILE].keys(), SINGLE_FILE)
-        held = {name: set(file.keys()) for name, file in opened.items()}
-        for tensor, name in weight_map.items():
-            if tensor not in held[name]:
-                raise UserError(f"{self.path / name}: tensor {tensor} is not in it, although {INDEX_FILE} says so")
-        self._where = weight_map
-        self._slices = {tensor: opened[name].get_slice(tensor) for tensor, name in weight_map.items()}
-
-    def names(self) -> set[str]:
-        """The names of all tensors."""
-        return set(self._slices)
-
-    def file(self, tensor: str) -> Path:
-        """The file that holds a tensor."""
-        return self.path / self._where[tensor]
-
-    def shape(self, tensor: str) -> tuple[int, ...]:
-        """The shape of a tensor, from the file's header."""
-        return tuple(self._slices[tensor].get_shape())
-
-    def dtype(self, tensor: str) -> np.dtype:
-        """The stored dtype of a tensor. Raises UserError for one that is no plain floating point number."""
-        stored = self._slices[tensor].get_dtype()
-        if stored not in _DTYPES:
-            raise UserError(f"{self.file(tensor)}: tensor {tensor} has dtype {stored}; supported: {', '.join(_DTYPES)}")
-        return jax.numpy.dtype(_DTYPES[stored])
-
-    def read(self, tensor: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """A tensor, or the part of it that `index` (one slice an axis) selects, in its stored dtype."""
-        whole = tuple(slice(0, size) for size in self.shape(tensor))
-        return self._slices[tensor][index or whole]
+from rational_jax.hub.families import TreePath
+from rational_jax.hub.weights import BLOCK_BYTES, FileWeights
+from rational_jax.models import DecoderConfig, quantize
 
 
 def open_safetensors(file: Path) -> Any:
@@ -95,127 +48,113 @@ def load_params(
     """The parameters of the model in a Hugging Face directory, as the decoder's nested dict of arrays.
 
     `dtype` casts every array (None keeps the stored dtypes). `shardings` is a nested dict of `jax.sharding.Sharding`
-    with the parameters' structure; without it arrays lie on the default device. With `quantized` ("nf4", "int8") each
-    weight of a linear layer is quantized, before the next one is read, and the tree is that of `quantize_tree`. Raises
-    UserError naming the file and the tensor for missing, unexpected and mis-shaped tensors and for files that are cut
-    short.
+    with the parameters' structure; without it arrays lie on the default device. Over several processes they have to be
+    `NamedSharding`s, and all processes make the same call. With `quantized` ("nf4", "int8") the weights of linear
+    layers are quantized as they come, from the numbers that are stored, and the tree is that of `quantize_tree`. Raises
+    UserError as `FileWeights` does, and where matrices that are stacked differ in dtype.
     """
-    files = TensorFiles(path)
-    table = weight_table(config)
-    shapes = {tuple(_keys(where)): leaf.shape for where, leaf in _leaves(abstract_params(config))}
-    _check(files, config, shapes)
+    weights = FileWeights(config, path)
     tree: dict = {}
-    for where, shape in shapes.items():
+    for where in weights.shapes:
         node, placed = tree, shardings or {}
         for key in where[:-1]:
             node, placed = node.setdefault(key, {}), placed.get(key, {})
-        if quantized is None or not quantize.is_linear(where):
-            node[where[-1]] = _load(files, table[where], shape, dtype, placed.get(where[-1]))
-            continue
-        parts = {name: placed.get(name) for name in quantize.parts(quantized, ".".join(where), shape)}
-        # From the numbers as they are stored, whatever is computed with; the codes lie as the weight does.
-        weight = _load(files, table[where], shape, None, placed.get(f"{quantized}_codes"))
-        node.update(quantize.quantize(weight, quantized, parts if shardings else None))
+        kind = quantized if quantize.is_linear(where) else None
+        node.update(_load(weights, where, None if dtype is None else jnp.dtype(dtype), placed, kind))
     return tree
 
 
 def _load(
-    files: TensorFiles,
-    row: Weight,
-    shape: tuple[int, ...],
-    dtype: DTypeLike | None,
-    sharding: jax.sharding.Sharding | None,
+    weights: FileWeights, path: TreePath, dtype: np.dtype | None, shardings: Mapping[str, Sharding], kind: str | None
+) -> dict[str, jax.Array]:
+    """One of our arrays by its name, or the parts it is quantized to; at once if it is small, else layer by layer."""
+    shape, height = weights.shapes[path], weights.height(path)
+    stored = weights.common_dtype(path) if dtype is None or kind else dtype
+    if kind is None:
+        parts = {path[-1]: (shape, stored)}
+    else:
+        # The codes lie as the weight does.
+        parts = {name: part[:2] for name, part in quantize.parts(kind, ".".join(path), shape).items()}
+    targets = {name: shardings.get(name) for name in parts}
+
+    def made(start: int, stop: int, shape: tuple[int, ...], targets: dict[str, Sharding | None]) -> dict:
+        read = functools.partial(_read, weights, path, start, stored)
+        one = _placed(read, stop - start, shape, next(iter(targets.values())))
+        return {path[-1]: one} if kind is None else _quantizer(kind, tuple(targets.items()))(one)
+
+    if weights.table[path].layers is None or math.prod(shape) * stored.itemsize <= BLOCK_BYTES:
+        return made(0, height, shape, targets)
+    arrays = {
+        name: jax.jit(functools.partial(jnp.zeros, *parts[name]), out_shardings=target)()
+        for name, target in targets.items()
+    }
+    of_layer = {name: _of_layer(target) for name, target in targets.items()}
+    size = height // shape[0]
+    for layer in range(shape[0]):
+        for name, one in made(layer * size, (layer + 1) * size, shape[1:], of_layer).items():
+            # Waited for, or the host would read ahead of the devices and hold what they have not taken yet.
+            arrays[name] = _inserter(targets[name])(arrays[name], one, layer).block_until_ready()
+    return arrays
+
+
+def _read(weights: FileWeights, path: TreePath, offset: int, dtype: np.dtype, start: int, stop: int) -> np.ndarray:
+    return weights.block(path, offset + start, offset + stop, dtype)
+
+
+def _of_layer(sharding: Sharding | None) -> Sharding | None:
+    """Where one layer lies of a stack that lies so."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+
+
+def _placed(
+    read: Callable[[int, int], np.ndarray], height: int, shape: tuple[int, ...], sharding: Sharding | None
 ) -> jax.Array:
-    """One of our arrays from the tensors that its row of the table names."""
-    pieces = {piece.index: piece for piece in row.pieces()}
-    names = [piece.name for piece in pieces.values()]
-    stored = {files.dtype(name) for name in names}
-    if dtype is None and len(stored) > 1:
-        found = ", ".join(sorted(str(d) for d in stored))
-        raise UserError(f"{files.file(names[0])}: {names[0]} and its like in other layers differ in dtype ({found})")
-    target = jax.numpy.dtype(dtype) if dtype is not None else stored.pop()
+    """An array of that shape from its `height` rows."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(read(0, height).reshape(shape), sharding)
+    # The devices in the order of the mesh, or moving the rows would take a second exchange.
+    devices = sharding.mesh.devices.reshape(-1)
+    each = -(-height // len(devices))
+    probe = read(0, 0)
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
-        out = np.empty([len(part) for part in bounds], target)
-        lead = len(next(iter(pieces)))
-        for place in itertools.product(*(enumerate(part) for part in bounds[:lead])):
-            piece = pieces[tuple(number for _, number in place)]
-            start = piece.rows.start or 0
-            inside = [slice(part.start, part.stop) for part in bounds[lead:]]
-            inside[0] = slice(start + inside[0].start, start + inside[0].stop)
-            out[tuple(at for at, _ in place)] = files.read(piece.name, tuple(inside))
-        return out
+    def rows(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(each * len(devices))
+        block = np.zeros((each, *probe.shape[1:]), probe.dtype)
+        if start < height:
+            block[: min(stop, height) - start] = read(start, min(stop, height))
+        return block
 
-    if sharding is None:
-        return jax.device_put(read((slice(None),) * len(shape)))
-    # Devices that hold the same part (replicas) share one read.
-    parts: dict[tuple, np.ndarray] = {}
-
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        key = tuple((s.start, s.stop) for s in index)
-        if key not in parts:
-            parts[key] = read(index)
-        return parts[key]
-
-    return jax.make_array_from_callback(shape, sharding, part)
+    by_rows = NamedSharding(Mesh(devices, "rows"), PartitionSpec("rows"))
+    spread = jax.make_array_from_callback((each * len(devices), *probe.shape[1:]), by_rows, rows)
+    return _exchanger(height, shape, sharding)(spread)
 
 
-def _check(files: TensorFiles, config: DecoderConfig, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> None:
-    """Compare the headers with what the decoder needs."""
-    expected: dict[str, tuple[int, ...]] = {}
-    for where, row in weight_table(config).items():
-        for piece in row.pieces():
-            rows, *rest = shapes[where][len(piece.index) :]
-            # Fused matrices are as long as their last part reaches.
-            rows = max(piece.rows.stop or rows, expected.get(piece.name, (0,))[0])
-            expected[piece.name] = (rows, *rest)
-    if missing := sorted(expected.keys() - files.names()):
-        raise UserError(f"{files.path}: {_listed(missing)} missing for a {config.family} model of this config.json")
-    family = family_of(config.family)
-    # A tied model may still come with its output matrix; transformers ignores it too.
-    tied = {f"{config.tensor_prefix}lm_head.weight"} if config.tie_embeddings else set()
-    unexpected = sorted(n for n in files.names() - expected.keys() - tied if not family.ignored.fullmatch(n))
-    if family.carried is not None:
-        unexpected = [name for name in unexpected if not family.carried.fullmatch(name)]
-    if unexpected:
-        where = files.file(unexpected[0])
-        raise UserError(f"{where}: {_listed(unexpected)} unexpected in a {config.family} model of this config.json")
-    for name, shape in expected.items():
-        if files.shape(name) != shape:
-            found = list(files.shape(name))
-            raise UserError(f"{files.file(name)}: tensor {name} has shape {found}, config.json asks for {list(shape)}")
+@functools.lru_cache(maxsize=256)
+def _exchanger(height: int, shape: tuple[int, ...], sharding: Sharding) -> Callable[[jax.Array], jax.Array]:
+    """Rows that are spread over all devices, padded to equal numbers, to an array of that shape and sharding."""
+    return jax.jit(lambda rows: rows[:height].reshape(shape), out_shardings=sharding)
 
 
-def _weight_map(file: Path) -> dict[str, str]:
-    """Tensor name to file name, from an index file."""
-    weight_map = read_json(file).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{file}: no weight_map in it")
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(f"{file}: tensor {tensor} is put in {name!r}, which is no safetensors file beside it")
-    return weight_map
+@functools.lru_cache(maxsize=256)
+def _quantizer(kind: str, targets: tuple[tuple[str, Sharding | None], ...]) -> Callable[[jax.Array], dict]:
+    """A weight to its parts with these shardings."""
+    placed = dict(targets)
+    return jax.jit(
+        lambda weight: quantize.quantize(weight, kind), out_shardings=placed if all(placed.values()) else None
+    )
 
 
-def _no_weights(path: Path) -> str:
-    if not path.is_dir():
-        return f"{path} is not a directory"
-    if any(found for pattern in _PICKLES for found in path.glob(pattern)):
-        return f"{path} has its weights as pickle files, which can run code: convert them to safetensors first"
-    return f"{path} has no safetensors weights ({SINGLE_FILE} or {INDEX_FILE})"
+@functools.lru_cache(maxsize=256)
+def _inserter(sharding: Sharding | None) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+    """`(array, layer, index) -> array` with that layer set, in place."""
 
+    def insert(array: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Array:
+        # As numbers of the same width: XLA's CPU backend takes bfloat16 through float32, which is five times as slow.
+        bits = jnp.dtype(f"uint{8 * array.dtype.itemsize}")
+        array_bits, layer_bits = (jax.lax.bitcast_convert_type(x, bits) for x in (array, layer))
+        whole = jax.lax.dynamic_update_index_in_dim(array_bits, layer_bits, index, 0)
+        return jax.lax.bitcast_convert_type(whole, array.dtype)
 
-def _listed(names: list[str]) -> str:
-    """The first three names and how many more there are, with the verb: "tensors a, b, c and 4 more are"."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    noun, verb = ("tensors", "are") if len(names) > 1 else ("tensor", "is")
-    return f"{noun} {', '.join(names[:3])}{more} {verb}"
-
-
-def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    return jax.tree.leaves_with_path(tree)
-
-
-def _keys(where: Iterable[Any]) -> list[str]:
-    return [key.key for key in where]
+    return jax.jit(insert, donate_argnums=0, out_shardings=sharding)

@@ -28,6 +28,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# Of multimodal models, whose other towers an export carries along.
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 _DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 
@@ -57,7 +59,7 @@ def _download(name: str, revision: str | None) -> Path:
     # Imported here because it costs half a second that no local model needs.
     from huggingface_hub import errors, snapshot_download
 
-    wanted = [*_DOWNLOADED, *TOKENIZER_FILES, *LICENCE_FILES]
+    wanted = [*_DOWNLOADED, *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES]
     at = f" at revision {revision!r}" if revision else ""
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))

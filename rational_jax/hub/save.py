@@ -1,51 +1,58 @@
-"""Parameters as a Hugging Face directory: the same tensors, names and files that the model came with.
+"""Weights as a Hugging Face directory: the same tensors, names and files that the model came with.
 
-Without a cast every tensor's bytes are those that were loaded. Host memory holds one shard at a time, not the model.
-The bytes are a function of the parameters and the source directory only.
+Without a cast every tensor's bytes are those that were loaded. Rows go through the host a few at a time, so its memory
+holds neither the model nor a file of it. The bytes are a function of the weights and the source directory only.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from safetensors.numpy import save_file
 
 from rational_jax.errors import UserError
-from rational_jax.hub.families import load_config, read_json, weight_table, write_config
-from rational_jax.hub.load import INDEX_FILE, SINGLE_FILE
-from rational_jax.hub.resolve import LICENCE_FILES, TOKENIZER_FILES
+from rational_jax.hub.families import TreePath, load_config, read_json, write_config
+from rational_jax.hub.resolve import LICENCE_FILES, PROCESSOR_FILES, TOKENIZER_FILES
+from rational_jax.hub.tensor_files import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    Stored,
+    float_name,
+    format_dtype,
+    in_file_order,
+    write_tensors,
+)
+from rational_jax.hub.weights import BLOCK_BYTES, FileWeights, TreeWeights, Weights
 from rational_jax.models import DecoderConfig
-from rational_jax.storage import atomic_directory
+from rational_jax.storage import KeptFiles, atomic_directory
 
 SHARD_BYTES = 2 * 1024**3
-# torch readers look for this to know the layout of the data.
-_METADATA = {"format": "pt"}
-_SAVED_DTYPES = ("float32", "float16", "bfloat16")
+"""How large a file of weights gets, where nothing else is said."""
 
 
 def save_model(
     directory: str | Path,
     config: DecoderConfig,
-    params: dict,
+    params: Mapping[str, Any] | Weights,
     *,
     source: str | Path | None = None,
     dtype: DTypeLike | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
 ) -> None:
     """Write a model directory, which appears only when it is complete; one that was there before is replaced.
 
     `source` is the directory the model came from: its configuration, generation configuration, tokenizer, chat template
-    and licence are carried over. Without one (a new model) only a config.json is written. `dtype` casts every tensor.
-    Raises UserError where the source describes another architecture.
+    and licence are carried over, and the tensors of other towers than ours. Without one (a new model) only a
+    config.json is written. `dtype` casts every tensor of the decoder. Raises UserError where the source describes
+    another architecture.
     """
     with atomic_directory(Path(directory)) as partial:
         write_model(partial, config, params, source=source, dtype=dtype, shard_bytes=shard_bytes)
@@ -54,34 +61,46 @@ def save_model(
 def write_model(
     directory: Path,
     config: DecoderConfig,
-    params: dict,
+    params: Mapping[str, Any] | Weights,
     *,
     source: str | Path | None = None,
     dtype: DTypeLike | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
+    kept: KeptFiles | None = None,
 ) -> None:
-    """As `save_model`, into an existing directory and without the promise that it is complete when it is there."""
-    hf_config = write_config(config) if source is None else _source_config(Path(source), config)
-    stored = {str(leaf.dtype) if dtype is None else str(jax.numpy.dtype(dtype)) for leaf in jax.tree.leaves(params)}
-    if unknown := stored.difference(_SAVED_DTYPES):
-        raise UserError(f"cannot save a model in {', '.join(sorted(unknown))}, only in {', '.join(_SAVED_DTYPES)}")
-    if len(stored) == 1:
-        _set_dtype(hf_config, stored.pop())
+    """As `save_model`, into an existing directory and without the promise that it is complete when it is there.
+
+    With `kept`, files of weights that it has are not written again, and each new one is added to it when it is whole.
+    """
+    weights = params if isinstance(params, Weights) else TreeWeights(config, params)
+    planned = _decoder(weights, None if dtype is None else jnp.dtype(dtype))
+    dtypes = {tensor.stored.dtype for tensor in planned}
+    metadata: dict[str, Any] = {}
+    if source is None:
+        hf_config = write_config(config)
+    else:
+        source = Path(source)
+        hf_config = _source_config(source, config)
+        planned = [*_carried(FileWeights(config, source)), *planned]
+        if (source / INDEX_FILE).is_file():
+            metadata = read_json(source / INDEX_FILE).get("metadata") or {}
+        _copy_companions(source, directory)
+    if len(dtypes) == 1:
+        _set_dtype(hf_config, float_name(dtypes.pop()))
     write_json(directory / "config.json", hf_config)
-    if source is not None:
-        _copy_companions(Path(source), directory)
-    shards = _plan(config, params, dtype, shard_bytes)
-    if len(shards) == 1:
-        save_file(dict(_tensors(params, shards[0], dtype)), directory / SINGLE_FILE, metadata=_METADATA)
-        return
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(dict(_tensors(params, shard, dtype)), directory / name, metadata=_METADATA)
-        weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
-    total = sum(tensor.size for shard in shards for tensor in shard)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    write_json(directory / INDEX_FILE, index)
+    shards = _shards(planned, shard_bytes or SHARD_BYTES)
+    names = [SINGLE_FILE]
+    if len(shards) > 1:
+        names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+        weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(tensor.stored.size for tensor in planned)
+        index = {"metadata": metadata | {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(directory / INDEX_FILE, index)
+    for name, shard in zip(names, shards, strict=True):
+        if kept is None or name not in kept.files:
+            digest = _write_shard(directory / name, shard)
+            if kept is not None:
+                kept.add(name, digest)
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -89,61 +108,69 @@ def write_json(file: Path, value: Any) -> None:
     file.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def lookup(tree: dict, path: tuple[str, ...]) -> Any:
-    """The leaf of a nested dict at a path."""
-    for key in path:
-        tree = tree[key]
-    return tree
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Planned:
-    """One tensor to be written: the parts of our arrays whose rows it is made of, in their order, and its bytes."""
+class _Planned(NamedTuple):
+    """A tensor to be written. `arrays` makes its rows a few at a time, `layer` says near which others it belongs."""
 
     name: str
     layer: int
-    parts: list[tuple[tuple[str, ...], tuple[int, ...]]]
-    size: int
+    stored: Stored
+    arrays: Callable[[], Iterator[np.ndarray]]
 
 
-def _plan(config: DecoderConfig, params: dict, dtype: DTypeLike | None, shard_bytes: int) -> list[list[_Planned]]:
-    """All tensors, layer by layer, cut into files of at most `shard_bytes` (a larger tensor gets a file of its own)."""
-    planned: dict[str, _Planned] = {}
-    for place, (path, row) in enumerate(weight_table(config).items()):
-        leaf = lookup(params, path)
-        width = (leaf.dtype if dtype is None else jax.numpy.dtype(dtype)).itemsize
+def _decoder(weights: Weights, dtype: np.dtype | None) -> list[_Planned]:
+    """The tensors of the decoder, layer by layer."""
+    parts: dict[str, list[tuple[TreePath, int]]] = {}
+    layers: dict[str, int] = {}
+    for place, (path, row) in enumerate(weights.table.items()):
         # What stands before the layers goes to the first file, what stands after them to the last.
-        outside = -1 if place == 0 else config.num_layers
-        for piece in row.pieces():
-            layer = outside if row.layers is None else row.layers[piece.index[0]]
-            tensor = planned.setdefault(piece.name, _Planned(name=piece.name, layer=layer, parts=[], size=0))
-            tensor.parts.append((path, piece.index))
-            tensor.size += width * math.prod(leaf.shape[len(piece.index) :])
+        outside = -1 if place == 0 else weights.config.num_layers
+        for number, piece in enumerate(row.pieces()):
+            parts.setdefault(piece.name, []).append((path, number))
+            layers[piece.name] = outside if row.layers is None else row.layers[piece.index[0]]
+
+    def planned(name: str) -> _Planned:
+        shapes = [weights.piece_shape(path) for path, _ in parts[name]]
+        target = weights.dtype(*parts[name][0]) if dtype is None else dtype
+        shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
+
+        def arrays() -> Iterator[np.ndarray]:
+            # The rows of a fused tensor belong to several of our matrices.
+            for (path, number), (rows, *rest) in zip(parts[name], shapes, strict=True):
+                step = max(1, BLOCK_BYTES // (target.itemsize * math.prod(rest)))
+                for start in range(0, rows, step):
+                    found = weights.rows(path, number, start, min(start + step, rows))
+                    yield found.astype(target, copy=False)
+
+        return _Planned(name, layers[name], Stored(Path(), format_dtype(target), shape), arrays)
+
+    return sorted(map(planned, parts), key=lambda tensor: tensor.layer)
+
+
+def _carried(source: FileWeights) -> Iterator[_Planned]:
+    """The tensors of other towers, byte for byte."""
+    for name in source.carried():
+        stored = source.files.stored(name)
+        yield _Planned(name, -1, stored, functools.partial(source.files.raw, name, BLOCK_BYTES))
+
+
+def _shards(planned: list[_Planned], shard_bytes: int) -> list[list[_Planned]]:
+    """Cut into files of at most `shard_bytes`; a larger tensor gets a file of its own."""
     shards: list[list[_Planned]] = [[]]
     filled = 0
-    for tensor in sorted(planned.values(), key=lambda tensor: tensor.layer):
-        if shards[-1] and filled + tensor.size > shard_bytes:
+    for tensor in planned:
+        if shards[-1] and filled + tensor.stored.size > shard_bytes:
             shards.append([])
             filled = 0
         shards[-1].append(tensor)
-        filled += tensor.size
+        filled += tensor.stored.size
     return shards
 
 
-def _tensors(params: dict, shard: list[_Planned], dtype: DTypeLike | None) -> Iterator[tuple[str, np.ndarray]]:
-    for tensor in shard:
-        parts = [_part(lookup(params, path), index) for path, index in tensor.parts]
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        # safetensors writes the buffer as it lies, so it has to lie in order.
-        yield tensor.name, np.ascontiguousarray(array if dtype is None else array.astype(jax.numpy.dtype(dtype)))
-
-
-def _part(leaf: jax.Array | np.ndarray, index: tuple[int, ...]) -> np.ndarray:
-    """One layer of a stacked array, without bringing the others to the host."""
-    if not index or (isinstance(leaf, jax.Array) and [device.platform for device in leaf.devices()] == ["cpu"]):
-        # In the host's own memory a view is free, and indexing in JAX would compile a program for each shape.
-        return np.asarray(leaf)[index]
-    return np.asarray(leaf[index])
+def _write_shard(file: Path, shard: list[_Planned]) -> str:
+    """Write one file and return its SHA-256."""
+    by_name = {tensor.name: tensor for tensor in shard}
+    tensors = {name: tensor.stored for name, tensor in by_name.items()}
+    return write_tensors(file, tensors, (array for name in in_file_order(tensors) for array in by_name[name].arrays()))
 
 
 def _source_config(source: Path, config: DecoderConfig) -> dict[str, Any]:
@@ -160,7 +187,7 @@ def _set_dtype(hf_config: dict[str, Any], dtype: str) -> None:
 
 
 def _copy_companions(source: Path, directory: Path) -> None:
-    for pattern in ("generation_config.json", *TOKENIZER_FILES, *LICENCE_FILES):
+    for pattern in ("generation_config.json", *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES):
         for file in source.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)

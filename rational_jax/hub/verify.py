@@ -4,6 +4,9 @@ With torch installed, `transformers` (and `peft` for an adapter) load the direct
 those of our decoder on the parameters that were meant to be written, all in float32. Without it, the directory is
 reloaded through our own reader and must give back the very same numbers; such an export is marked "self-verified".
 
+Models that do not fit into memory twice in float32 are compared layer by layer (`layerwise`), on the same tokens and
+within the same tolerance; nothing larger than a layer is held then.
+
 The tolerance is on max|a - b| / max|b|. Two correct float32 implementations differ by the order of their sums: a sum of
 n terms is off by about sqrt(n) * 2^-24 of its size, 4e-6 for n = 4096, and L layers of independent errors add up to
 sqrt(L) times that, 3e-5 for 80 layers. 1e-4 leaves a factor of three; a transposed, swapped or rounded tensor (bfloat16
@@ -16,8 +19,10 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +31,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from rational_jax.errors import UserError
+from rational_jax.hub import layerwise
 from rational_jax.hub.adapter import load_adapter
-from rational_jax.hub.families import load_config, weight_table
+from rational_jax.hub.families import load_config
 from rational_jax.hub.load import load_params
-from rational_jax.hub.save import lookup
-from rational_jax.models import DecoderConfig, LoraConfig, bind, combine
+from rational_jax.hub.weights import BLOCK_BYTES, FileWeights, TreeWeights, Weights
+from rational_jax.models import DecoderConfig, LoraConfig, abstract_params, bind, combine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4
-MODES = ("auto", "transformers", "self", "off")
+MODES = ("auto", "transformers", "layerwise", "self", "off")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ class Verification:
 
     `error` is max|a - b| / max|b| over all logits; None where nothing was computed. `from_quantized` is the same number
     for a model that was trained over a quantized base and merged into the original one: how far it is from what was
-    trained. That is no error, and no limit is set to it.
+    trained. That is no error, and no limit is set to it. `layerwise` says that the models were never held whole.
     """
 
     method: str
@@ -53,6 +59,7 @@ class Verification:
     error: float | None
     tolerance: float
     from_quantized: float | None = None
+    layerwise: bool = False
 
     @property
     def label(self) -> str:
@@ -79,7 +86,7 @@ def probe_tokens(config: DecoderConfig, rendered: Sequence[Sequence[int]] = (), 
 def verify_model(
     directory: str | Path,
     config: DecoderConfig,
-    params: dict,
+    params: Mapping | Weights,
     rows: Sequence[np.ndarray],
     *,
     mode: str = "auto",
@@ -87,38 +94,46 @@ def verify_model(
 ) -> Verification:
     """Check that a model directory holds `params` (in the dtypes they were saved in), by its logits on `rows`.
 
-    `mode` is one of `MODES`; "auto" takes transformers where torch is installed. Raises UserError naming the tensors
-    that are most off, or saying that the weights agree and the configuration does not.
+    `mode` is one of `MODES`. "auto" takes transformers where torch is installed, and goes layer by layer where the
+    model is too large for the memory that is free; "transformers" holds it whole all the same, "layerwise" does not.
+    Raises UserError naming the tensors that are most off, or saying that the weights agree and the configuration does
+    not.
     """
     directory = Path(directory)
+    weights = params if isinstance(params, Weights) else TreeWeights(config, params)
     method = _method(mode, "transformers")
     if method == "none":
         return Verification(method=method, tokens=0, error=None, tolerance=tolerance)
     if method == "self":
         if (found := load_config(directory)) != config:
             raise UserError(f"export check failed: {directory / 'config.json'} reads back as {found}")
-        if off := _differing(config, params, load_params(directory, config)):
+        if off := _differing(weights, FileWeights(config, directory)):
             raise UserError(f"export check failed in {directory}: {off}")
         return Verification(method=method, tokens=0, error=0.0, tolerance=tolerance)
+    alone = is_layerwise(mode, config)
+    where = layerwise.LOGITS
     with _quiet_transformers():
-        model = _load_transformers(directory)
-        theirs = _their_logits(model, rows)
-    error = _relative_error(_our_logits(config, params, None, rows), theirs)
+        if alone:
+            run = _as_run(config, rows)
+            steps = layerwise.our_steps(weights, run, rows), layerwise.their_steps(directory, run, rows)
+            error, where = layerwise.largest_error(*steps, tolerance)
+        else:
+            ours = _our_logits(config, params.tree() if isinstance(params, Weights) else params, None, rows)
+            error = _relative_error(ours, _their_logits(_load_transformers(directory), rows))
     if not error <= tolerance:
-        off = _differing(config, params, load_params(directory, config))
+        off = _differing(weights, FileWeights(config, directory))
         why = off or "all tensors are as they should be, so config.json is understood differently"
         raise UserError(
-            f"export check failed in {directory}: logits differ from transformers by {error:.1e} of the largest "
+            f"export check failed in {directory}: {where} differ from transformers by {error:.1e} of the largest "
             f"(allowed {tolerance:g}); {why}"
         )
-    return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance)
+    return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance, layerwise=alone)
 
 
 def verify_adapter(
     directory: str | Path,
     base: str | Path,
     config: DecoderConfig,
-    params: dict,
     lora_params: dict,
     lora: LoraConfig,
     rows: Sequence[np.ndarray],
@@ -126,11 +141,11 @@ def verify_adapter(
     mode: str = "auto",
     tolerance: float = TOLERANCE,
 ) -> Verification:
-    """Check that an adapter directory on the base directory `base` gives the logits of `params` with `lora_params`.
+    """Check that an adapter directory on the base directory `base` gives the logits of that base with `lora_params`.
 
     As `verify_model`; "transformers" means `peft` here.
     """
-    directory = Path(directory)
+    directory, base = Path(directory), Path(base)
     method = _method(mode, "peft")
     if method == "none":
         return Verification(method=method, tokens=0, error=None, tolerance=tolerance)
@@ -143,36 +158,74 @@ def verify_adapter(
         return Verification(method=method, tokens=0, error=0.0, tolerance=tolerance)
     from peft import PeftModel
 
+    alone = is_layerwise(mode, config)
+    where = layerwise.LOGITS
     with _quiet_transformers():
-        model = PeftModel.from_pretrained(_load_transformers(Path(base)), directory).eval()
-        theirs = _their_logits(model, rows)
-    error = _relative_error(_our_logits(config, combine(params, lora_params), lora, rows), theirs)
+        if alone:
+            run = _as_run(config, rows)
+            ours = layerwise.our_steps(FileWeights(config, base), run, rows, lora_params, lora)
+            error, where = layerwise.largest_error(ours, layerwise.their_steps(base, run, rows, directory), tolerance)
+        else:
+            model = PeftModel.from_pretrained(_load_transformers(base), directory).eval()
+            ours = _our_logits(config, combine(load_params(base, config), lora_params), lora, rows)
+            error = _relative_error(ours, _their_logits(model, rows))
     if not error <= tolerance:
         off = _differing_factors(lora_params, load_adapter(directory, config).params)
         why = off or f"all factors are as they should be, so the base {base} or the scale is understood differently"
         raise UserError(
-            f"export check failed in {directory}: logits differ from peft by {error:.1e} of the largest "
+            f"export check failed in {directory}: {where} differ from peft by {error:.1e} of the largest "
             f"(allowed {tolerance:g}); {why}"
         )
-    return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance)
+    return Verification(method=method, tokens=sum(map(len, rows)), error=error, tolerance=tolerance, layerwise=alone)
 
 
 def distance_from_quantized(
     base: str | Path,
     config: DecoderConfig,
-    merged: dict,
+    merged: Mapping | Weights,
     factors: dict,
     lora: LoraConfig,
     kind: str,
     rows: Sequence[np.ndarray],
+    *,
+    mode: str = "auto",
 ) -> float:
     """How far the logits of `merged` are from those of the quantized base with the adapter, which a QLoRA run trained.
 
     max|a - b| / max|b| over `rows`, both in float32; `base` is the directory of the original base.
     """
+    if is_layerwise(mode, config):
+        run = _as_run(config, rows)
+        ours = layerwise.our_steps(merged if isinstance(merged, Weights) else TreeWeights(config, merged), run, rows)
+        trained = layerwise.our_steps(FileWeights(config, base), run, rows, factors, lora, kind)
+        return layerwise.largest_error(ours, trained, float("inf"))[0]
     quantized = load_params(base, config, quantized=kind)
     trained = _our_logits(config, combine(quantized, factors), lora, rows)
-    return _relative_error(_our_logits(config, merged, None, rows), trained)
+    ours = _our_logits(config, merged.tree() if isinstance(merged, Weights) else merged, None, rows)
+    return _relative_error(ours, trained)
+
+
+def is_layerwise(mode: str, config: DecoderConfig) -> bool:
+    """Whether a check in this mode takes the model layer by layer, as it is too large for the memory that is free."""
+    if mode != "auto":
+        return mode == "layerwise"
+    elements = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+    # Two sides in float32, and as much again for what is cast and what is computed.
+    return 2 * 2 * 4 * elements > _free_memory()
+
+
+def _free_memory() -> int:
+    """Bytes that can be used without swapping; all there are where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (FileNotFoundError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _as_run(config: DecoderConfig, rows: Sequence[np.ndarray]) -> DecoderConfig:
+    """With the rotary frequencies that transformers takes for these rows, where they switch with length."""
+    return dataclasses.replace(config, context=max(map(len, rows)))
 
 
 def _method(mode: str, real: str) -> str:
@@ -182,13 +235,14 @@ def _method(mode: str, real: str) -> str:
         return "none"
     needed = ("torch", "transformers") if real == "transformers" else ("torch", "transformers", "peft")
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
-    if mode == "transformers" and absent:
+    if mode in ("transformers", "layerwise") and absent:
         raise UserError(f"checking the export with {real} needs {' and '.join(absent)}: install it, or use verify=self")
     return "self" if mode == "self" or absent else real
 
 
 def _our_logits(config: DecoderConfig, params: dict, lora: LoraConfig | None, rows: Sequence[np.ndarray]) -> np.ndarray:
     """Our decoder's logits at every token of the rows, float32 `[tokens, V]`, one row after the other."""
+    config = _as_run(config, rows)
     # Attention is causal, so what is behind the end of a short row does not matter.
     padded = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for target, row in zip(padded, rows, strict=True):
@@ -212,13 +266,16 @@ def _load_transformers(directory: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
+    # Eager attention is the one that applies every family's soft caps.
     model, report = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        directory,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
     )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(map(str, report.get(kind) or ())):
-            shown = ", ".join(names[:3])
-            raise UserError(f"export check failed in {directory}: transformers reports {kind} {shown} ({len(names)})")
+    layerwise.check_report(directory, report)
     return model.eval()
 
 
@@ -254,13 +311,17 @@ def _relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
 
-def _differing(config: DecoderConfig, expected: dict, found: dict) -> str:
+def _differing(expected: Weights, found: Weights) -> str:
     """The tensors that are not equal, worst first, by their names in the file; empty where all are equal."""
     differences: list[tuple[float, str]] = []
-    for path, row in weight_table(config).items():
-        ours, theirs = (np.asarray(lookup(tree, path)) for tree in (expected, found))
-        for piece in row.pieces():
-            differences.append((_difference(ours[piece.index], theirs[piece.index]), piece.name))
+    for path, row in expected.table.items():
+        size, *rest = expected.piece_shape(path)
+        step = max(1, BLOCK_BYTES // (4 * math.prod(rest)))
+        for number, piece in enumerate(row.pieces()):
+            parts = [(path, number, start, min(start + step, size)) for start in range(0, size, step)]
+            # Of a large matrix this is the worst of its blocks, each measured against itself.
+            off = max(_difference(expected.rows(*part), found.rows(*part)) for part in parts)
+            differences.append((off, piece.name))
     return _worst(differences)
 
 

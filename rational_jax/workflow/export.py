@@ -1,8 +1,8 @@
 """`rational export`: a trained arm as a Hugging Face directory (merged) and a PEFT adapter, checked before they appear.
 
 Each part is built under a temporary name, reloaded and compared (the gate), and renamed when it is right; so a part
-that is there is complete, a stopped export goes on with the parts that are missing, and a wrong one never appears.
-The bytes depend on the base, the checkpoint and the settings only.
+that is there is complete, and a wrong one never appears. A stopped export goes on at the file that it was writing.
+The bytes depend on the base, the checkpoint and the settings only, and neither is ever held in memory.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rational_jax import hub
+from rational_jax import __version__, hub
 from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.models import DecoderConfig, LoraConfig, combine, merge_lora
+from rational_jax.models import DecoderConfig, LoraConfig
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import atomic_directory, atomic_write_json, atomic_write_text, sha256_tree
+from rational_jax.storage import KeptFiles, atomic_write_json, atomic_write_text, sha256_json
 from rational_jax.text.chat import Message, Renderer
 from rational_jax.text.reasoning import format_named
 from rational_jax.workflow.model_card import model_card
+from rational_jax.workflow.trained import TrainedWeights
 
 MERGED, ADAPTER = "merged", "adapter"
 PART_MANIFEST = "manifest.json"
@@ -39,27 +39,21 @@ _CHAT = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """What an export is made from: the base as it is stored, and `trainable`, what training added or changed.
+    """What an export is made from: the base as it is stored, what training made of it, and the factors of LoRA.
 
     `quantized` says how the base was quantized while it was trained.
     """
 
     base: Path
     identity: dict[str, Any]
-    decoder: DecoderConfig
+    weights: TrainedWeights
     lora: LoraConfig | None
+    factors: dict
     quantized: str | None
-    params: dict
-    trainable: dict
 
-    def merged(self, dtype: str) -> dict:
-        """The whole trained model, LoRA added in float32, cast to `dtype` ("base": as each array of the base is)."""
-        if self.lora is None:
-            whole = combine(self.params, self.trainable)
-        else:
-            wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), self.params)
-            whole = merge_lora(wide, self.trainable, self.decoder, self.lora)
-        return jax.tree.map(lambda new, old: new.astype(old.dtype if dtype == "base" else dtype), whole, self.params)
+    @property
+    def decoder(self) -> DecoderConfig:
+        return self.weights.config
 
 
 def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
@@ -87,77 +81,83 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
         parts = [MERGED] * config.export.merged + [ADAPTER] * (config.export.adapter and made["lora"] is not None)
         if not parts:
             raise UserError(f"nothing to export of a {made['method']!r} run: set export.merged=true")
-        stage = Stage.open(
-            run_dir / "export" / arm,
-            verb="export",
-            settings={
-                "model": {"name": config.model.name, "revision": config.model.revision},
-                "chat": config.chat.model_dump(mode="json"),
-                "export": config.export.model_dump(mode="json"),
-            },
-            inputs={"train": train["digest"], "base": identity},
-        )
+        settings = {
+            "model": {"name": config.model.name, "revision": config.model.revision},
+            "chat": config.chat.model_dump(mode="json"),
+            "export": config.export.model_dump(mode="json"),
+        }
+        inputs = {"train": train["digest"], "base": identity}
+        stage = Stage.open(run_dir / "export" / arm, verb="export", settings=settings, inputs=inputs)
         if stage.complete:
             progress.message(f"export {arm}: already done")
             return stage.directory
-        missing = [part for part in parts if not (stage.directory / part).is_dir()]
-        trained = _read(checkpoints, step, base, identity, made) if missing else None
-    figures = {}
-    with progress.task(f"export {arm}", total=len(parts), unit="part", done=len(parts) - len(missing)) as task:
-        for part in missing:
-            with atomic_directory(stage.directory / part) as partial:
-                verification = _write_part(partial, part, trained, config, arm, train)
-            figures[part] = dataclasses.asdict(verification)
-            progress.message(f"export {arm}: {part} {verification.label}")
-            if (distance := verification.from_quantized) is not None:
-                progress.message(f"export {arm}: logits are {distance:.1e} of the largest from the quantized base's")
-            task.advance()
-    stage.finish(outputs=_outputs(stage.directory, parts), figures=figures)
+        made_from = sha256_json([settings, inputs, __version__])
+        folders = {part: KeptFiles(stage.directory / part, made_from) for part in parts}
+        missing = [part for part in parts if not folders[part].published]
+        with progress.task(f"export {arm}", total=len(parts), unit="part", done=len(parts) - len(missing)) as task:
+            trained = _read(checkpoints, step, base, identity, made, config.export.dtype) if missing else None
+            for part in missing:
+                verification = _write_part(folders[part], part, trained, config, arm, train)
+                progress.message(f"export {arm}: {part} {verification.label}")
+                if (distance := verification.from_quantized) is not None:
+                    progress.message(
+                        f"export {arm}: logits are {distance:.1e} of the largest from the quantized base's"
+                    )
+                task.advance()
+    stage.finish(
+        outputs={f"{part}/{name}": digest for part in parts for name, digest in folders[part].files.items()},
+        figures={part: folders[part].figures for part in parts},
+    )
+    for folder in folders.values():
+        folder.forget()
     return stage.directory
 
 
-def _read(checkpoints: Checkpoints, step: int, base: Path, identity: dict[str, Any], made: dict[str, Any]) -> _Trained:
-    decoder = hub.load_config(base)
-    # Rank, alpha and targets come from the run itself.
-    lora = None if made["lora"] is None else LoraConfig(**made["lora"])
-    part = {"trainable": checkpoints.abstract(step)["trainable"]}
-    trainable = checkpoints.restore(step, part, partial=True)["trainable"]
-    params = hub.load_params(base, decoder)
+def _read(
+    checkpoints: Checkpoints, step: int, base: Path, identity: dict[str, Any], made: dict[str, Any], dtype: str
+) -> _Trained:
+    stored = hub.FileWeights(hub.load_config(base), base)
+    saved = checkpoints.abstract(step)["trainable"]
+    if made["lora"] is None:
+        lora, factors = None, {}
+        paths = [tuple(key.key for key in where) for where, _ in jax.tree.leaves_with_path(saved)]
+        arrays = {path: checkpoints.opened(step, ".".join(("trainable", *path))) for path in paths}
+        weights = TrainedWeights(stored, dtype, arrays=arrays)
+    else:
+        # Rank, alpha and targets come from the run itself.
+        lora = LoraConfig(**made["lora"])
+        factors = checkpoints.restore(step, {"trainable": saved}, partial=True)["trainable"]
+        weights = TrainedWeights(stored, dtype, lora=lora, factors=factors)
     return _Trained(
-        base=base,
-        identity=identity,
-        decoder=decoder,
-        lora=lora,
-        quantized=made.get("quantize"),
-        params=params,
-        trainable=trainable,
+        base=base, identity=identity, weights=weights, lora=lora, factors=factors, quantized=made.get("quantize")
     )
 
 
 def _write_part(
-    directory: Path, part: str, trained: _Trained, config: RunConfig, arm: str, train: dict[str, Any]
+    folder: KeptFiles, part: str, trained: _Trained, config: RunConfig, arm: str, train: dict[str, Any]
 ) -> hub.Verification:
     """Fill the directory of one part, weights first and the description last, with the gate in between."""
     mode = config.export.verify
     computed = hub.is_computed(mode) or (trained.quantized and mode != "off")
     rows = hub.probe_tokens(trained.decoder, _rendered(trained.base, config)) if computed else []
-    gate = {"rows": rows, "mode": mode}
-    if part == MERGED:
-        params = trained.merged(config.export.dtype)
-        hub.write_model(directory, trained.decoder, params, source=trained.base)
-        verification = hub.verify_model(directory, trained.decoder, params, **gate)
-        if trained.quantized and rows:
-            factors, lora = trained.trainable, trained.lora
-            distance = hub.distance_from_quantized(
-                trained.base, trained.decoder, params, factors, lora, trained.quantized, rows
-            )
-            verification = dataclasses.replace(verification, from_quantized=distance)
-    else:
-        named = {"base_name": config.model.name, "base_revision": trained.identity["revision"]}
-        hub.write_adapter(directory, trained.decoder, trained.trainable, trained.lora, **named)
-        verification = hub.verify_adapter(
-            directory, trained.base, trained.decoder, trained.params, trained.trainable, trained.lora, **gate
-        )
+    directory, decoder, gate = folder.begin(), trained.decoder, {"rows": rows, "mode": mode}
+    try:
+        if part == MERGED:
+            hub.write_model(directory, decoder, trained.weights, source=trained.base, kept=folder)
+            verification = hub.verify_model(directory, decoder, trained.weights, **gate)
+            if trained.quantized and rows:
+                distance = hub.distance_from_quantized(
+                    trained.base, decoder, trained.weights, trained.factors, trained.lora, trained.quantized, rows
+                )
+                verification = dataclasses.replace(verification, from_quantized=distance)
+        else:
+            named = {"base_name": config.model.name, "base_revision": trained.identity["revision"]}
+            hub.write_adapter(directory, decoder, trained.factors, trained.lora, **named)
+            verification = hub.verify_adapter(directory, trained.base, decoder, trained.factors, trained.lora, **gate)
+    except UserError:
+        # What the gate refused must not be found again by the next run.
+        folder.discard()
+        raise
     card = model_card(
         part, arm=arm, model=config.model.name, base=trained.identity, train=train, checked=verification.label
     )
@@ -171,9 +171,10 @@ def _write_part(
             "train": train["digest"],
             # The error that was measured is among the figures of the stage: these bytes must not depend on rounding.
             "verified": {"method": verification.method, "tolerance": verification.tolerance},
-            "files": sha256_tree(directory),
+            "files": folder.digests(),
         },
     )
+    folder.publish(dataclasses.asdict(verification))
     return verification
 
 
@@ -185,8 +186,3 @@ def _rendered(base: Path, config: RunConfig) -> list[np.ndarray]:
     if not tokenizer.chat_template:
         return []
     return [Renderer(tokenizer, format_named(config.chat.reasoning)).example(_CHAT).tokens]
-
-
-def _outputs(directory: Path, parts: list[str]) -> dict[str, str]:
-    """The hash of every file, by its path below the directory of the export."""
-    return {f"{part}/{name}": digest for part in parts for name, digest in sha256_tree(directory / part).items()}

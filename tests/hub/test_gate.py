@@ -127,9 +127,9 @@ def adapter(model, tmp_path):
 
 
 def test_adapter_passes_and_a_wrong_one_does_not(model, adapter):
-    base, config, params, rows = model
+    base, config, _, rows = model
     directory, factors = adapter
-    arguments = (directory, base, config, params, factors, LORA, rows)
+    arguments = (directory, base, config, factors, LORA, rows)
     checked = hub.verify_adapter(*arguments)
     assert checked.method == "peft" and 0 < checked.error <= 1e-4
     assert hub.verify_adapter(*arguments, mode="self").method == "self"

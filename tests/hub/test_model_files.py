@@ -108,14 +108,14 @@ def test_pickles_and_emptiness_are_refused(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported: llama"),
+        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported: gemma2, gemma3, gemma3_text, granite, llama,"),
         ({"hidden_size": None}, "key 'hidden_size' is missing"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
-        ({"mlp_bias": True}, "mlp_bias=true is not supported"),
+        ({"hidden_act": "relu"}, "activation 'relu' is not supported; supported: silu,"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"num_key_value_heads": 3}, "no multiple of num_kv_heads=3"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn' is not supported; supported: default"),
-        ({"rope_parameters": {"rope_type": "linear"}}, "key 'factor' is missing"),
+        ({"rope_parameters": {"rope_type": "ntk", "rope_theta": 1e4}}, "'ntk' is not supported; supported: default,"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "'factor'"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "not supported for llama"),
     ],
 )
 def test_configurations_we_cannot_run(copy, change, message):

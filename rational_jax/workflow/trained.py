@@ -1,0 +1,77 @@
+"""What a training run left, matrix by matrix: the base with LoRA merged into it, or the arrays that were trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rational_jax.hub.families import TreePath
+from rational_jax.hub.weights import FileWeights, Weights
+from rational_jax.models import LoraConfig
+from rational_jax.models.lora import merged
+
+
+class TrainedWeights(Weights):
+    """The trained model in the dtypes of an export; nothing is held but the factors of LoRA.
+
+    `dtype` is "base" (each matrix as the base has it) or the name of a dtype. `factors` are LoRA's parameters. `arrays`
+    are the arrays of full training by their path, opened and not read (`Checkpoints.arrays`).
+    """
+
+    def __init__(
+        self,
+        base: FileWeights,
+        dtype: str,
+        *,
+        lora: LoraConfig | None = None,
+        factors: Mapping[str, Any] | None = None,
+        arrays: Mapping[TreePath, Any] | None = None,
+    ):
+        super().__init__(base.config)
+        self._base = base
+        self._dtype = None if dtype == "base" else jnp.dtype(dtype)
+        self._lora = lora
+        self._factors = jax.tree.map(np.asarray, factors or {})
+        self._arrays = arrays or {}
+
+    def dtype(self, path: TreePath, number: int) -> np.dtype:
+        return self._base.dtype(path, number) if self._dtype is None else self._dtype
+
+    def rows(self, path: TreePath, number: int, start: int, stop: int) -> np.ndarray:
+        target = self.dtype(path, number)
+        if path in self._arrays:
+            array = self._arrays[path]
+            stack = array.shape[: len(array.shape) - len(self.piece_shape(path))]
+            index = np.unravel_index(number, stack) if stack else ()
+            found = array[(*map(int, index), slice(start, stop))].read().result()
+            return np.ascontiguousarray(found.astype(target, copy=False))
+        rows = self._base.rows(path, number, start, stop)
+        if (pair := self._pair(path, number)) is None:
+            return rows.astype(target, copy=False)
+        a, b = pair
+        # Always by the host's processor: the bytes of an export must not depend on the accelerator.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return np.asarray(_merge(rows, a, b[start:stop], self._lora.scale, target))
+
+    def _pair(self, path: TreePath, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The factors of LoRA on one matrix, if it has them."""
+        if self._lora is None or path[-1] != "weight" or path[0] != "layers":
+            return None
+        row = self.table[path]
+        chosen = self._lora.chosen(".".join(path[1:-1]), row.layers)
+        at, *expert = map(int, np.unravel_index(number, self.shapes[path][: 1 + (row.experts is not None)]))
+        if row.layers[at] not in chosen:
+            return None
+        node = functools.reduce(lambda node, key: node[key], path[:-1], self._factors)
+        index = (chosen.index(row.layers[at]), *expert)
+        return node["lora_a"][index], node["lora_b"][index]
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _merge(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float, dtype: np.dtype) -> jax.Array:
+    return merged(weight.astype(jnp.float32), a, b, scale).astype(dtype)
