@@ -120,12 +120,16 @@ def dequantize(quantized: Mapping[str, jax.Array], dtype: DTypeLike = jnp.float3
     if "int8_codes" in quantized:
         codes, scale = quantized["int8_codes"], quantized["int8_scale"]
         return (codes.astype(jnp.float32) * scale[..., None]).astype(dtype)
+    halves = jnp.stack(_nf4_halves(quantized, dtype), axis=-1)
+    return halves.reshape(*halves.shape[:-2], -1)
+
+
+def _nf4_halves(quantized: Mapping[str, jax.Array], dtype: DTypeLike) -> list[jax.Array]:
+    """The weight's even and odd columns, `[..., out, in / 2]` each."""
     codes, absmax = quantized["nf4_codes"], quantized["nf4_absmax"]
-    lead = codes.shape[:-1]
-    pairs = jnp.stack([codes >> 4, codes & 15], axis=-1)
-    levels = jax.lax.platform_dependent(pairs, cpu=lambda x: jnp.asarray(NF4_LEVELS)[x], default=_selected)
-    blocks = levels.reshape(*lead, -1, BLOCK) * absmax[..., None]
-    return blocks.astype(dtype).reshape(*lead, -1)
+    scale = jnp.repeat(absmax, BLOCK // 2, axis=-1)
+    look_up = functools.partial(jax.lax.platform_dependent, cpu=lambda x: jnp.asarray(NF4_LEVELS)[x], default=_selected)
+    return [(look_up(half) * scale).astype(dtype) for half in (codes >> 4, codes & 15)]
 
 
 def _selected(codes: jax.Array) -> jax.Array:
@@ -151,11 +155,18 @@ def kind_of(node: Mapping) -> str | None:
 def multiply(product: Callable, rows: jax.Array, quantized: Mapping[str, jax.Array]) -> jax.Array:
     """`product(rows, weight)` with a weight that exists only inside: it is dequantized again for the derivative.
 
-    The weight has the dtype of `rows`. There is no gradient of it.
+    The weight has the dtype of `rows`; there is no gradient of it. `product` contracts the last axis of both, and is
+    taken of even and odd columns apart where codes lie in pairs: to put the weight's columns beside each other would
+    take a TPU several times as long as the product.
     """
 
     def dequantized(rows, frozen):
-        return product(rows, dequantize(jax.lax.stop_gradient(frozen), rows.dtype))
+        frozen = jax.lax.stop_gradient(frozen)
+        if "int8_codes" in frozen:
+            return product(rows, dequantize(frozen, rows.dtype))
+        pairs = rows.reshape(*rows.shape[:-1], -1, 2)
+        even, odd = _nf4_halves(frozen, rows.dtype)
+        return product(pairs[..., 0], even) + product(pairs[..., 1], odd)
 
     return jax.checkpoint(dequantized, prevent_cse=False)(rows, dict(quantized))
 

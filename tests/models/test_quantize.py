@@ -151,13 +151,14 @@ def test_a_product_keeps_no_plain_weight_for_its_gradient(kind):
 
     found, backward = jax.vjp(lambda rows: quantize.multiply(product, rows, frozen), rows)
     expected, reference = jax.vjp(lambda rows: product(rows, plain), rows)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(backward(found)[0], reference(found)[0])
+    # Sums of 128 terms in another order; the outlier of 9 makes the terms that cancel.
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(backward(found)[0], reference(found)[0], atol=1e-5)
 
     def held(function) -> list[int]:
         return [leaf.size for leaf in jax.tree.leaves(function) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
-    assert weight.size in held(reference) and weight.size not in held(backward)
+    assert weight.size in held(reference) and not {weight.size, weight.size // 2} & set(held(backward))
 
 
 SIZES = dict(
