@@ -4,10 +4,15 @@ Shapes: B batch, S sequence, T cache extent, K key-value heads, G query heads a 
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+
+from rational_jax.errors import UserError
+from rational_jax.models.config import DecoderConfig
+from rational_jax.models.kernels import KERNELS, on_one_device
 
 # Large enough that exp() of it is zero in float32 and bfloat16, small enough that adding a score does not overflow.
 MASKED = -1e30
@@ -137,6 +142,49 @@ def attenders(
     scale: float,
     softcap: float | None = None,
 ) -> dict[int | None, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]]:
-    """Attention over these segments for each window: functions of q, k and v, which share one bias over all layers."""
+    """Attention over these segments for each window: functions of q, k and v.
+
+    `implementation` is one of `IMPLEMENTATIONS`, which share one bias over all layers, or of `kernels.KERNELS`;
+    "NAME-interpreted" runs a kernel's Python on any platform, for tests.
+    """
+    name, _, interpreted = implementation.partition("-")
+    if name in KERNELS:
+        options = dict(interpret=bool(interpreted), scale=scale, softcap=softcap)
+        found = {w: on_one_device(KERNELS[name], window=w, **options) for w in set(windows)}
+        return {w: _with_segments(attend, segments_BxS) for w, attend in found.items()}
     attend = functools.partial(IMPLEMENTATIONS[implementation], scale=scale, softcap=softcap)
     return {w: functools.partial(attend, bias_BxSxS=attention_bias(segments_BxS, w)) for w in set(windows)}
+
+
+def _with_segments(attend: Callable, segments_BxS: jax.Array) -> Callable:
+    return lambda q, k, v: attend(q, k, v, segments_BxS)
+
+
+def choose(
+    wanted: str, platform: str, config: DecoderConfig, length: int, warn: Callable[[str], None] = warnings.warn
+) -> str:
+    """The implementation for a platform ("cpu", "gpu", "tpu"), where `wanted` is "auto": its kernel, if it can.
+
+    What it cannot do falls back to plain XLA, and `warn` is told why and what that costs. Raises UserError for a name
+    that is none, and for a kernel that was asked for by name and cannot run the model.
+    """
+    if wanted != "auto" and wanted.partition("-")[0] not in KERNELS:
+        if wanted not in IMPLEMENTATIONS:
+            raise UserError(f"attention {wanted!r} is none of auto, {', '.join([*IMPLEMENTATIONS, *KERNELS])}")
+        return wanted
+    names = [name for name, kernel in KERNELS.items() if kernel.platform == platform] if wanted == "auto" else [wanted]
+    if not names:
+        return "xla"
+    lack = KERNELS[names[0].partition("-")[0]].lacks(
+        length=length,
+        head_dim=config.head_dim,
+        windows={kind.window for kind in config.kinds},
+        softcap=config.attention_softcap,
+    )
+    if lack is None:
+        return names[0]
+    if wanted != "auto":
+        raise UserError(f"attention {wanted!r} cannot run this model: {lack}")
+    gib = config.num_heads * length * length * 4 / 2**30
+    warn(f"attention without {names[0]}: {lack}. Each layer holds {gib:.2g} GiB of scores for every sequence instead")
+    return "xla"

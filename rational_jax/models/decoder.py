@@ -19,7 +19,9 @@ from rational_jax.models.layers import Attention, Mlp, RMSNorm, Stack, normal
 from rational_jax.models.lora import LoraConfig
 from rational_jax.models.moe import Experts
 from rational_jax.models.quantize import kind_of
+from rational_jax.models.remat import keep, rematerialise
 from rational_jax.models.rope import Tables, rotary_tables
+from rational_jax.parallel.collectives import gathered, scattered_lookup
 from rational_jax.parallel.rules import constrain
 
 
@@ -32,12 +34,19 @@ class KVCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the forward pass runs, which never changes what it computes beyond rounding."""
+    """How the forward pass runs, which never changes what it computes beyond rounding.
+
+    `dtype` of the computation; `attention` by name (`attention.attenders`); `scan=False` unrolls the layers, which is
+    faster on CPUs, where a loop body is not optimised across iterations; `remat` by name (`remat.POLICIES`). `gather`
+    names the mesh axes over which the embed axis of weights is cut, where the pass runs under `shard_map` and has to
+    put each layer's weights together itself.
+    """
 
     dtype: jnp.dtype = jnp.float32
     attention: str = "xla"
-    scan: bool = True  # False unrolls the layers: faster on CPU, where a loop body is not optimised across iterations
-    remat: bool = False
+    scan: bool = True
+    remat: str = "none"
+    gather: tuple[str, ...] = ()
 
 
 class Layer(nnx.Module):
@@ -73,7 +82,8 @@ class Layer(nnx.Module):
             nonlocal kept
             q, k, v = self.attention.project(x, tables, dropout_key)
             kept = (k, v)
-            return self.attention.o_proj(attend(q, k, v).reshape(*x.shape[:2], -1), dropout_key)
+            attended = keep(attend(q, k, v).reshape(*x.shape[:2], -1), "attended")
+            return keep(self.attention.o_proj(attended, dropout_key), "attention_out")
 
         x = self._add(x_BxSxD, attention_block, self.attention_norm, self.attention_post_norm)
         mlp_block = self.experts if kind.sparse else functools.partial(self.mlp, dropout_key=dropout_key)
@@ -151,9 +161,10 @@ class Decoder(nnx.Module):
                     kind = config.kinds[run.start + offset]
 
                     def one(x, parts, index, offset=offset, kind=kind):
-                        return block(x, _layer(graphdef, variables, parts, run, offset), kind, index)
+                        layer = _layer(graphdef, variables, parts, run, offset, execution)
+                        return block(x, layer, kind, index)
 
-                    x, cache = (jax.checkpoint(one) if execution.remat else one)(x, parts, index)
+                    x, cache = rematerialise(one, execution.remat)(x, parts, index)
                     kept.append(cache)
                 return x, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
@@ -193,7 +204,7 @@ class Decoder(nnx.Module):
                 repeat, parts = inputs
                 for offset in range(run.period):
                     index = run.start + repeat * run.period + offset
-                    layer = _layer(graphdef, variables, parts, run, offset)
+                    layer = _layer(graphdef, variables, parts, run, offset, execution)
                     carry = block(*carry, index, layer, config.kinds[run.start + offset])
                 return carry, None
 
@@ -207,17 +218,19 @@ class Decoder(nnx.Module):
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Logits in float32, `[..., V]`. Ask for few positions at a time: the vocabulary is the widest axis."""
-        table = self.embed if self.config.tie_embeddings else self.lm_head
-        weight = table.weight[...].astype(hidden.dtype)
-        logits = jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
-        if self.config.logit_divisor != 1:
-            logits = logits / self.config.logit_divisor
-        if (cap := self.config.logit_softcap) is not None:
-            logits = cap * jnp.tanh(logits / cap)
-        return logits
+        return project_logits(self.config, hidden, self.output_matrix(Execution(dtype=hidden.dtype)))
 
-    def _embed(self, tokens: jax.Array, execution: Execution) -> jax.Array:
-        x = self.embed.weight[...].astype(execution.dtype)[tokens]
+    def output_matrix(self, execution: Execution) -> jax.Array:
+        """What hidden states are multiplied by to give logits, `[V, D]`, whole in the dtype of the computation."""
+        table = self.embed if self.config.tie_embeddings else self.lm_head
+        return gathered(table.weight[...], ("vocab", "embed"), execution.gather, execution.dtype)
+
+    def _embed(self, tokens_BxS: jax.Array, execution: Execution) -> jax.Array:
+        table_VxD = self.embed.weight[...]
+        if execution.gather:
+            x = scattered_lookup(table_VxD.astype(execution.dtype), tokens_BxS, execution.gather)
+        else:
+            x = table_VxD.astype(execution.dtype)[tokens_BxS]
         if self.config.embed_scale != 1:
             # Rounded to the compute dtype first, as the models were trained.
             x = x * jnp.asarray(self.config.embed_scale, execution.dtype)
@@ -230,13 +243,30 @@ class Decoder(nnx.Module):
         return graphdef, variables, [layout.stacked(variable, run) for _, variable in variables]
 
 
-def _layer(graphdef, variables, parts: list[jax.Array], run: layout.Run, offset: int) -> Layer:
+def _layer(graphdef, variables, parts: list[jax.Array], run: layout.Run, offset: int, execution: Execution) -> Layer:
     """The layer at `offset` of a period, bound to its arrays."""
-    one = [
-        (path, variable.replace(layout.unstacked(variable, part, run, offset)))
-        for (path, variable), part in zip(variables, parts, strict=True)
-    ]
-    return nnx.merge(graphdef, nnx.from_flat_state(one))
+
+    def one(variable: nnx.Variable, part: jax.Array) -> nnx.Variable:
+        value, axes = layout.unstacked(variable, part, run, offset), variable.get_metadata("axes")[1:]
+        return variable.replace(gathered(value, axes, execution.gather, execution.dtype))
+
+    bound = [(path, one(variable, part)) for (path, variable), part in zip(variables, parts, strict=True)]
+    return nnx.merge(graphdef, nnx.from_flat_state(bound))
+
+
+def project_logits(config: DecoderConfig, hidden: jax.Array, matrix_VxD: jax.Array) -> jax.Array:
+    """Logits in float32, `[..., V]`, of hidden states `[..., D]`; the matrix is cast to their dtype."""
+    matrix = matrix_VxD.astype(hidden.dtype)
+    return bend_logits(config, jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32))
+
+
+def bend_logits(config: DecoderConfig, scores: jax.Array) -> jax.Array:
+    """Logits from the products of hidden states and output matrix: divided and soft-capped as the model asks."""
+    if config.logit_divisor != 1:
+        scores = scores / config.logit_divisor
+    if (cap := config.logit_softcap) is not None:
+        scores = cap * jnp.tanh(scores / cap)
+    return scores
 
 
 @functools.cache

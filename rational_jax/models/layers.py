@@ -15,6 +15,7 @@ from flax import nnx
 from rational_jax.models import quantize
 from rational_jax.models.config import DecoderConfig
 from rational_jax.models.lora import LoraConfig, dropped, up_project
+from rational_jax.models.remat import keep
 from rational_jax.models.rope import rotate
 
 INIT_STD = 0.02
@@ -146,7 +147,7 @@ class Attention(nnx.Module):
         q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in (q, k, v))
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, tables), rotate(k, tables), v
+        return keep(rotate(q, tables), "query"), keep(rotate(k, tables), "key"), keep(v, "value")
 
 
 class Mlp(nnx.Module):
@@ -160,8 +161,31 @@ class Mlp(nnx.Module):
         self.down_proj = Linear("down_proj", (D, F), ("embed", "mlp"), stack, bias=config.mlp_bias)
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        gated = ACTIVATIONS[self.activation](self.gate_proj(x, dropout_key)) * self.up_proj(x, dropout_key)
-        return self.down_proj(gated, dropout_key)
+        gate, up = keep(self.gate_proj(x, dropout_key), "gate"), keep(self.up_proj(x, dropout_key), "up")
+        return self.down_proj(gated(self.activation, gate, up), dropout_key)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gated(activation: str, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """`f(gate) * up`, elementwise, in the inputs' dtype.
+
+    Its derivative is JAX's own behind a barrier: XLA would otherwise put it into the matrix products that follow, and
+    compute it once for each of their tiles (a sixth of a step on TPU v5e, by the compiler's estimate).
+    """
+    return ACTIVATIONS[activation](gate) * up
+
+
+def _gated_forward(activation, gate, up):
+    return gated(activation, gate, up), (gate, up)
+
+
+def _gated_backward(activation, residuals, d_out):
+    gate, up = residuals
+    _, pull = jax.vjp(lambda gate, up: ACTIVATIONS[activation](gate) * up, gate, up)
+    return jax.lax.optimization_barrier(pull(d_out))
+
+
+gated.defvjp(_gated_forward, _gated_backward)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rational_jax.models.config import DecoderConfig
-from rational_jax.models.layers import ACTIVATIONS, Linear, Stack
+from rational_jax.models.layers import Linear, Stack, gated
+from rational_jax.models.remat import keep
 
 
 class Experts(nnx.Module):
@@ -36,8 +37,10 @@ class Experts(nnx.Module):
         tokens_A = order_A // self.moe.top_k
         sizes_E = jnp.bincount(chosen.reshape(-1), length=self.moe.num_experts).astype(jnp.int32)
         rows_AxD = rows_TxD[tokens_A]
-        gated = ACTIVATIONS[self.activation](self.gate_proj(rows_AxD, sizes_E)) * self.up_proj(rows_AxD, sizes_E)
-        out_AxD = self.down_proj(gated, sizes_E) * weights.reshape(-1)[order_A, None].astype(x.dtype)
+        gate, up = keep(self.gate_proj(rows_AxD, sizes_E), "gate"), keep(self.up_proj(rows_AxD, sizes_E), "up")
+        out_AxD = self.down_proj(gated(self.activation, gate, up), sizes_E) * weights.reshape(-1)[order_A, None].astype(
+            x.dtype
+        )
         return jnp.zeros_like(rows_TxD).at[tokens_A].add(out_AxD).reshape(x.shape)
 
 

@@ -1,26 +1,39 @@
-"""The device mesh `(replica, fsdp, tensor)`."""
+"""The device mesh `(replica, fsdp, tensor)`, whose fsdp axis may be factored over a torus."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from rational_jax.errors import UserError
 
-AXES = ("replica", "fsdp", "tensor")
+FSDP = ("fsdp", "fsdp_y", "fsdp_z")
+"""The factors of the fsdp axis, major to minor; those that are not asked for have size 1."""
+AXES = ("replica", *FSDP, "tensor")
 
 
-def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Sequence | None = None) -> Mesh:
+def make_mesh(
+    replica: int = 1, fsdp: int | Sequence[int] = -1, tensor: int = 1, *, devices: Sequence | None = None
+) -> Mesh:
     """A mesh over all devices; one size may be -1, which takes what the others leave.
 
-    Raises UserError where the sizes do not multiply to the number of devices.
+    `fsdp` may be up to three factors, one for each axis of a TPU's torus: collectives that go round one axis at a time
+    are real reduce-scatters there. On several slices `replica` is what lies on the slow network between them. Raises
+    UserError where the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = dict(zip(AXES, (replica, fsdp, tensor), strict=True))
+    factors = (fsdp,) if isinstance(fsdp, int) else tuple(fsdp)
+    if not 1 <= len(factors) <= len(FSDP):
+        raise UserError(f"mesh fsdp={list(factors)}: it has one to {len(FSDP)} factors")
+    sizes = {"replica": replica, **dict.fromkeys(FSDP, 1), "tensor": tensor} | dict(zip(FSDP, factors, strict=False))
     open_axes = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
-    wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    wanted = ", ".join(f"{name}={size}" for name, size in (("replica", replica), ("fsdp", fsdp), ("tensor", tensor)))
     if len(open_axes) > 1:
         raise UserError(f"mesh {wanted}: only one size may be -1")
     if open_axes and len(devices) % known == 0:
@@ -28,4 +41,16 @@ def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Seq
     if math.prod(sizes.values()) != len(devices):
         raise UserError(f"mesh {wanted} does not fit {len(devices)} devices: the sizes must multiply to that number")
     # Auto: the compiler propagates shardings from the arguments; jax now makes axes explicit by default.
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(_laid_out(tuple(sizes[name] for name in AXES), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _laid_out(shape: tuple[int, ...], devices: Sequence) -> np.ndarray:
+    """The devices as an array of the mesh's shape, neighbours in it being neighbours on the network."""
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % len(slices):
+        raise UserError(f"replica={shape[0]} is no multiple of the {len(slices)} slices, which only replicas may span")
+    within = (shape[0] // len(slices), *shape[1:])
+    between = (len(slices), *(1,) * (len(shape) - 1))
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rational_jax.errors import UserError
+from rational_jax.parallel.mesh import FSDP
 
 Axes = tuple[str | None, ...]
 
@@ -15,9 +16,9 @@ Axes = tuple[str | None, ...]
 class AxisRules:
     """Mesh axes for each logical axis; None replicates. FSDP shards every matrix on its embedding side."""
 
-    batch: str | tuple[str, ...] | None = ("replica", "fsdp")
+    batch: str | tuple[str, ...] | None = ("replica", *FSDP)
     sequence: str | None = None
-    embed: str | None = "fsdp"
+    embed: str | tuple[str, ...] | None = FSDP
     heads: str | None = "tensor"
     kv_heads: str | None = "tensor"
     mlp: str | None = "tensor"

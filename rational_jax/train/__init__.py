@@ -4,10 +4,11 @@ from rational_jax.train.loop import compile_step, fit
 from rational_jax.train.loss import LossSums, loss_sums
 from rational_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from rational_jax.train.run import load_packed, run
-from rational_jax.train.step import TrainState, init_state, make_train_step
+from rational_jax.train.step import StepOptions, TrainState, init_state, make_train_step
 
 __all__ = [
     "LossSums",
+    "StepOptions",
     "TrainState",
     "compile_step",
     "fit",

@@ -24,12 +24,16 @@ class Compiled(NamedTuple):
     batch_sharding: NamedSharding
 
 
-def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = DEFAULT_RULES) -> Compiled:
+def jit_step(train_step: Callable, mesh: Mesh, state: TrainState) -> Callable:
     """Jits a step whose state keeps its shardings, so that the second call finds the first one's program."""
     replicated = NamedSharding(mesh, jax.sharding.PartitionSpec())
     kept = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(train_step, donate_argnums=0, out_shardings=(kept, replicated))
-    return Compiled(step, NamedSharding(mesh, rules.spec(("batch", "sequence"))))
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(kept, replicated))
+
+
+def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = DEFAULT_RULES) -> Compiled:
+    """A jitted step, and the sharding of the batches that it takes."""
+    return Compiled(jit_step(train_step, mesh, state), NamedSharding(mesh, rules.spec(("batch", "sequence"))))
 
 
 def fit(

@@ -1,14 +1,19 @@
 """Next-token cross-entropy over packed rows, without ever holding `[batch, sequence, vocabulary]`."""
 
+from __future__ import annotations
+
+import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rational_jax.models import Decoder, Execution
+from rational_jax.models import Decoder, DecoderConfig, Execution
+from rational_jax.models.decoder import bend_logits
 from rational_jax.text.chat import ANSWER, REASONING
 
-CHUNK_TOKENS = 4096
+CHUNK_TOKENS = 1024
 
 
 class LossSums(NamedTuple):
@@ -22,40 +27,107 @@ class LossSums(NamedTuple):
     answer_tokens: jax.Array
 
 
-def token_losses(decoder: Decoder, hidden_NxD: jax.Array, targets_N: jax.Array, chunk: int = CHUNK_TOKENS) -> jax.Array:
-    """Cross-entropy of each target in nats, float32 `[N]`; logits exist for one chunk of tokens at a time."""
+class Targets(NamedTuple):
+    """What is predicted at each place of `[B, S]`: token (int32), its weight (float32) and its kind (int)."""
 
-    def chunk_losses(hidden_CxD, targets_C):
-        logits_CxV = decoder.unembed(hidden_CxD)
-        chosen_C = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=-1)[:, 0]
-        return jax.nn.logsumexp(logits_CxV, axis=-1) - chosen_C
-
-    count = targets_N.shape[0]
-    if count <= chunk:
-        return chunk_losses(hidden_NxD, targets_N)
-    padding = -count % chunk
-    hidden = jnp.pad(hidden_NxD, ((0, padding), (0, 0))).reshape(-1, chunk, hidden_NxD.shape[-1])
-    targets = jnp.pad(targets_N, (0, padding)).reshape(-1, chunk)
-    # Recomputing a chunk's logits in the backward pass is what keeps the other chunks' logits from being stored.
-    losses = jax.lax.map(lambda pair: jax.checkpoint(chunk_losses)(*pair), (hidden, targets))
-    return losses.reshape(-1)[:count]
+    tokens: jax.Array
+    weights: jax.Array
+    kinds: jax.Array
 
 
-def loss_sums(decoder: Decoder, batch: dict[str, jax.Array], execution: Execution) -> LossSums:
+def loss_sums(
+    decoder: Decoder,
+    batch: dict[str, jax.Array],
+    execution: Execution,
+    *,
+    z_loss: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> LossSums:
     """Sums over a packed batch with `tokens, segments, positions, kinds` (ints) and `weights` (float32), `[B, S]` each.
 
     A token's weight counts where it is the target; its prediction is read one place to the left, in the same segment.
+    `z_loss` weighs the square of each position's log-partition, which keeps logits from drifting (arXiv 2204.02311).
+    Logits exist for about `chunk_tokens` tokens a device at a time, and once: the gradient with respect to them is
+    taken in the same visit, instead of computing them again in the backward pass.
     """
-    hidden, _ = decoder(batch["tokens"], batch["positions"], batch["segments"], execution=execution)
-    hidden_NxD = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    losses = token_losses(decoder, hidden_NxD, batch["tokens"][:, 1:].reshape(-1))
-    weights, kinds = (batch[name][:, 1:].reshape(-1) for name in ("weights", "kinds"))
-    reasoning, answer = ((kinds == kind) & (weights > 0) for kind in (REASONING, ANSWER))
-    return LossSums(
-        weighted=jnp.sum(losses * weights),
-        weight=jnp.sum(weights),
+    hidden_BxSxD, _ = decoder(
+        batch["tokens"], batch["positions"], batch["segments"], execution=execution, dropout_key=dropout_key
+    )
+    names = ("tokens", "weights", "kinds")
+    # The last place of a row predicts nothing; so rows keep their length, which is a round number.
+    targets = Targets(*(jnp.pad(batch[name][:, 1:], ((0, 0), (0, 1))) for name in names))
+    matrix_VxD = decoder.output_matrix(execution).astype(hidden_BxSxD.dtype)
+    chunks = _chunk_count(hidden_BxSxD.shape[:2], chunk_tokens)
+    return _chunked_sums((decoder.config, z_loss, chunks), hidden_BxSxD, matrix_VxD, targets)
+
+
+def _chunk_count(shape: tuple[int, int], chunk_tokens: int) -> int:
+    """Into how many parts sequences are cut, so that each device has about `chunk_tokens` tokens of one at a time."""
+    rows, length = shape
+    mesh = jax.sharding.get_abstract_mesh()
+    # Under shard_map the shapes are a device's own already; else the batch lies on all axes that are not for tensors.
+    spread = 1 if mesh.empty or mesh.manual_axes else mesh.size // mesh.shape.get("tensor", 1)
+    return min(length, max(1, math.ceil(rows * length / (max(1, spread) * chunk_tokens))))
+
+
+def _visit(
+    config: DecoderConfig, z_loss: float, hidden_BxCxD: jax.Array, matrix_VxD: jax.Array, targets: Targets
+) -> tuple[LossSums, jax.Array, jax.Array]:
+    """The sums of one chunk, and the gradient of the weighted one for its hidden states and for the matrix."""
+    scores_BxCxV = jnp.einsum("bcd,vd->bcv", hidden_BxCxD, matrix_VxD, preferred_element_type=jnp.float32)
+    logits, pull = jax.vjp(functools.partial(bend_logits, config), scores_BxCxV)
+    partition = jax.nn.logsumexp(logits, axis=-1)
+    losses = partition - jnp.take_along_axis(logits, targets.tokens[..., None], axis=-1)[..., 0]
+    penalised = losses if z_loss == 0 else losses + z_loss * partition**2
+    reasoning, answer = ((targets.kinds == kind) & (targets.weights > 0) for kind in (REASONING, ANSWER))
+    sums = LossSums(
+        weighted=jnp.sum(penalised * targets.weights),
+        weight=jnp.sum(targets.weights),
         reasoning=jnp.sum(losses * reasoning),
         reasoning_tokens=jnp.sum(reasoning, dtype=jnp.float32),
         answer=jnp.sum(losses * answer),
         answer_tokens=jnp.sum(answer, dtype=jnp.float32),
     )
+    # The derivative of the log-partition is the softmax. One pass over the logits, and no second array of their size.
+    softmax = jnp.exp(logits - partition[..., None]) * (1 + 2 * z_loss * partition)[..., None]
+    chosen = jnp.arange(logits.shape[-1]) == targets.tokens[..., None]
+    (d_scores,) = pull((softmax - chosen) * targets.weights[..., None])
+    d_scores = d_scores.astype(hidden_BxCxD.dtype)
+    d_hidden = jnp.einsum("bcv,vd->bcd", d_scores, matrix_VxD)
+    return sums, d_hidden, jnp.einsum("bcv,bcd->vd", d_scores, hidden_BxCxD)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked_sums(static: tuple[DecoderConfig, float, int], hidden_BxSxD, matrix_VxD, targets: Targets) -> LossSums:
+    return _chunked_forward(static, hidden_BxSxD, matrix_VxD, targets)[0]
+
+
+def _chunked_forward(static, hidden_BxSxD, matrix_VxD, targets):
+    config, z_loss, chunks = static
+    length = hidden_BxSxD.shape[1]
+    size = math.ceil(length / chunks)
+
+    def cut(x):
+        """[B, S, ...] as [chunks, B, size, ...]: every chunk is spread over the batch, as the whole was."""
+        x = jnp.pad(x, ((0, 0), (0, chunks * size - length), *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(x.shape[0], chunks, size, *x.shape[2:]).swapaxes(0, 1)
+
+    def visit(d_matrix, chunk):
+        sums, d_hidden, update = _visit(config, z_loss, chunk[0], matrix_VxD, chunk[1])
+        return d_matrix + update, (sums, d_hidden)
+
+    # A matrix that is not trained has no use for its gradient, and the compiler drops it.
+    zeros = jnp.zeros_like(matrix_VxD)
+    d_matrix, (sums, d_hidden) = jax.lax.scan(visit, zeros, (cut(hidden_BxSxD), jax.tree.map(cut, targets)))
+    d_hidden = d_hidden.swapaxes(0, 1).reshape(hidden_BxSxD.shape[0], chunks * size, -1)[:, :length]
+    return jax.tree.map(functools.partial(jnp.sum, axis=0), sums), (d_hidden, d_matrix)
+
+
+def _chunked_backward(static, residuals, cotangent: LossSums):
+    d_hidden, d_matrix = residuals
+    # Only the weighted sum is ever differentiated; the others are figures to look at.
+    return *(x * cotangent.weighted.astype(x.dtype) for x in (d_hidden, d_matrix)), None
+
+
+_chunked_sums.defvjp(_chunked_forward, _chunked_backward)

@@ -14,14 +14,13 @@ from rational_jax.data.packing import Packed, pack
 from rational_jax.data.rationale_dataset import read_hf, read_tfds
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.parallel import DEFAULT_RULES, make_mesh, replicate_kv_heads, shardings
+from rational_jax.parallel import make_mesh
 from rational_jax.progress import SILENT, Progress
 from rational_jax.text.chat import Renderer
-from rational_jax.text.reasoning import format_named
 from rational_jax.train.loop import compile_step, fit
 from rational_jax.train.metrics import MetricsLog
-from rational_jax.train.optimizer import make_optimizer
-from rational_jax.train.step import init_state, make_train_step
+from rational_jax.train.program import Program, make_program
+from rational_jax.train.step import init_state
 
 
 def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
@@ -48,25 +47,21 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         progress.message(f"train {arm}: already done")
         return
 
-    decoder_config = dataclasses.replace(hub.load_config(base), context=section.sequence_length)
-    lora = None if section.method == "full" else models.LoraConfig(**section.lora.model_dump())
-    if lora is not None:
-        hub.check_lora(decoder_config, lora)
+    mesh = make_mesh(**config.mesh.model_dump())
+    program = make_program(config, hub.load_config(base), mesh, mesh.devices.flat[0].platform, progress.message)
+    if program.lora is not None:
+        hub.check_lora(program.decoder, program.lora)
     packed = load_packed(config, arm, base)
     report = packed.report
     progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full")
-    mesh = make_mesh(**config.mesh.model_dump())
-    trainable, frozen = _parameters(config, base, decoder_config, lora, mesh)
-    optimizer = make_optimizer(section)
-    dtype = jnp.dtype(config.model.dtype)
-    execution = models.execution_for(mesh.devices.flat[0].platform, dtype=dtype, attention=config.model.attention)
-    state = init_state(trainable, optimizer, mesh)
-    compiled = compile_step(make_train_step(decoder_config, optimizer, execution, lora), mesh, state)
+    trainable, frozen = _parameters(config, base, program)
+    state = init_state(trainable, program.optimizer, mesh)
+    compiled = compile_step(program.train_step, mesh, state, program.rules)
     batches = Batches(packed, batch_size=section.batch_size, seed=config.seed)
     metadata = {
         "method": section.method,
-        "lora": dataclasses.asdict(lora) if lora else None,
-        "quantize": section.quantize if section.method == "qlora" else None,
+        "lora": dataclasses.asdict(program.lora) if program.lora else None,
+        "quantize": program.quantized,
         "base": hub.identity(base),
         "arm": arm,
     }
@@ -101,23 +96,20 @@ def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:
     rationales = read_tfds(dataset / "tfds") if section.format == "tfds" else read_hf(dataset / "dataset")
     if not rationales:
         raise UserError(f"{dataset} holds no example to train on; {dataset.parent / 'funnel.json'} says why")
-    renderer = Renderer(hub.load_tokenizer(base), format_named(config.chat.reasoning))
-    examples = [renderer.example(rationale.training_messages()) for rationale in rationales]
+    renderer = Renderer.configured(hub.load_tokenizer(base), config.chat)
+    examples = [example for rationale in rationales for example in renderer.examples(rationale.training_messages())]
     return pack(examples, length=section.sequence_length, reasoning_weight=section.reasoning_weight)
 
 
-def _parameters(config, base, decoder_config, lora, mesh) -> tuple[dict, dict]:
-    """Trainable and frozen arrays, sharded over the mesh by the axis rules. What is trained is float32."""
-    quantized = config.train.quantize if config.train.method == "qlora" else None
-    axes = models.logical_axes(decoder_config, lora, quantized)
-    base_dtype = jnp.dtype(config.model.dtype) if lora else jnp.float32
-    abstract = models.abstract_params(decoder_config, base_dtype, quantized)
-    rules = replicate_kv_heads(DEFAULT_RULES, mesh, decoder_config.num_kv_heads)
-    placed = shardings(mesh, rules, abstract, axes)
-    params = hub.load_params(base, decoder_config, base_dtype, placed, quantized=quantized)
+def _parameters(config: RunConfig, base: Path, program: Program) -> tuple[dict, dict]:
+    """Trainable and frozen arrays, where the program wants them."""
+    lora = program.lora
+    wanted = program.frozen if lora else program.trainable
+    dtype = jnp.dtype(config.model.dtype if lora else config.train.parameters)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+    params = hub.load_params(base, program.decoder, dtype, placed, quantized=program.quantized)
     if lora is None:
         return params, {}
+    placed = jax.tree.map(lambda leaf: leaf.sharding, program.trainable)
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda: models.init_lora(decoder_config, lora, key))
-    placed = shardings(mesh, rules, shapes, axes)
-    return jax.jit(lambda: models.init_lora(decoder_config, lora, key), out_shardings=placed)(), params
+    return jax.jit(lambda: models.init_lora(program.decoder, lora, key), out_shardings=placed)(), params

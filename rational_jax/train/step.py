@@ -1,5 +1,9 @@
 """One training step: a pure function of state and batch, compiled once."""
 
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rational_jax.models import DecoderConfig, Execution, LoraConfig, bind, combine
-from rational_jax.train.loss import loss_sums
+from rational_jax.parallel import DEFAULT_RULES, AxisRules
+from rational_jax.train.loss import LossSums, loss_sums
 
 
 class TrainState(NamedTuple):
@@ -33,26 +38,78 @@ def init_state(trainable: dict, optimizer: optax.GradientTransformation, mesh: M
     return TrainState(trainable, opt_state, jax.device_put(jnp.zeros((), jnp.int32), replicated))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """What of a step is a matter of choice.
+
+    `micro_batches`: into how many parts the batch is cut, whose gradients are added up (weighted by their tokens, so
+    that the result is that of the whole). `z_loss`: see `loss_sums`. `seed`: of LoRA's dropout, which is another one in
+    every step.
+    """
+
+    micro_batches: int = 1
+    z_loss: float = 0.0
+    seed: int = 0
+
+
 def make_train_step(
-    config: DecoderConfig, optimizer: optax.GradientTransformation, execution: Execution, lora: LoraConfig | None = None
-):
+    config: DecoderConfig,
+    optimizer: optax.GradientTransformation,
+    execution: Execution,
+    lora: LoraConfig | None = None,
+    *,
+    options: StepOptions = StepOptions(),
+    mesh: Mesh | None = None,
+    axes: Mapping | None = None,
+    rules: AxisRules = DEFAULT_RULES,
+) -> Callable:
     """`(state, frozen, batch) -> (state, metrics)`, to be jitted with the state donated.
 
     `frozen` is what is not trained: the base under LoRA, nothing for full SFT. Metrics are float32 scalars: the loss
     that is minimised, its parts on reasoning and on answer tokens (nats a token; NaN where a batch has none), and the
     gradient's norm before clipping.
+
+    With `execution.gather` the gradient is computed under `shard_map`: each device runs its own rows and gathers a
+    layer's weights just before it is run; `mesh`, and the logical `axes` of all arrays, are needed then. Otherwise the
+    compiler partitions the program by the arguments' shardings.
     """
 
-    def objective(trainable, frozen, batch):
+    def objective(trainable, frozen, batch, key) -> tuple[jax.Array, LossSums]:
         decoder = bind(config, combine(frozen, trainable), lora)
-        sums = loss_sums(decoder, batch, execution)
-        return sums.weighted / jnp.maximum(sums.weight, 1e-9), sums
+        sums = loss_sums(decoder, batch, execution, z_loss=options.z_loss, dropout_key=key)
+        return sums.weighted, sums
+
+    def gradients(trainable, frozen, batch, key) -> tuple[dict, LossSums]:
+        """Of the weighted sum over the batch, one part after the other."""
+        differentiate = jax.grad(objective, has_aux=True)
+        parts = options.micro_batches
+        if parts == 1:
+            return differentiate(trainable, frozen, batch, key)
+
+        def add(total, part):
+            number, rows = part
+            found = differentiate(trainable, frozen, rows, None if key is None else jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, total, found), None
+
+        # Rows are dealt out one by one: each part is spread over all devices, as the batch is.
+        dealt = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        wide = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable)
+        start = (wide, LossSums(*(jnp.zeros((), jnp.float32),) * len(LossSums._fields)))
+        return jax.lax.scan(add, start, (jnp.arange(parts), dealt))[0]
+
+    if execution.gather:
+        gradients = _sharded(gradients, mesh, axes, rules, execution.gather)
 
     def train_step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
-        (loss, sums), grads = jax.value_and_grad(objective, has_aux=True)(state.trainable, frozen, batch)
+        key = None
+        if lora is not None and lora.dropout:
+            key = jax.random.fold_in(jax.random.key(options.seed), state.step)
+        grads, sums = gradients(state.trainable, frozen, batch, key)
+        scale = 1 / jnp.maximum(sums.weight, 1e-9)
+        grads = jax.tree.map(lambda g, x: (g * scale).astype(x.dtype), grads, state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         metrics = {
-            "loss": loss,
+            "loss": sums.weighted * scale,
             "loss_reasoning": sums.reasoning / sums.reasoning_tokens,
             "loss_answer": sums.answer / sums.answer_tokens,
             "grad_norm": optax.tree.norm(grads),
@@ -60,3 +117,41 @@ def make_train_step(
         return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics
 
     return train_step
+
+
+def _sharded(gradients: Callable, mesh: Mesh, axes: Mapping, rules: AxisRules, gathered: tuple[str, ...]) -> Callable:
+    """`gradients` run by every device on its own rows and its own parts of the arrays."""
+    everywhere = tuple(mesh.axis_names)
+
+    def specs(tree: Mapping, axes: Mapping) -> dict:
+        return {
+            name: specs(value, axes[name]) if isinstance(value, Mapping) else rules.spec(axes[name])
+            for name, value in tree.items()
+        }
+
+    def wrapped(trainable, frozen, batch, key):
+        trained = specs(trainable, axes)
+
+        def local(trainable, frozen, batch, key):
+            if key is not None:
+                key = jax.random.fold_in(key, jax.lax.axis_index(everywhere))
+            grads, sums = gradients(trainable, frozen, batch, key)
+
+            # The transpose of a gather has added up over the axes it gathered; all other axes are left to do.
+            def add_up(gradient, spec):
+                done = {axis for entry in spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)}
+                left = tuple(axis for axis in everywhere if axis not in done & set(gathered))
+                return jax.lax.psum(gradient, left)
+
+            return jax.tree.map(add_up, grads, trained), jax.lax.psum(sums, everywhere)
+
+        rows = rules.spec(("batch", "sequence"))
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(trained, specs(frozen, axes), rows, PartitionSpec()),
+            out_specs=(trained, PartitionSpec()),
+            check_vma=False,  # kernels do not say over which axes their results vary
+        )(trainable, frozen, batch, key)
+
+    return wrapped

@@ -1,6 +1,5 @@
 """The decoder against transformers, and against itself by other roads (cache, unrolled, packed)."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from jax.test_util import check_grads
 from rational_jax import models
 from rational_jax.models import DecoderConfig, Execution, LoraConfig, bind
 from rational_jax.models.attention import IMPLEMENTATIONS, attention_bias
+from rational_jax.models.remat import POLICIES
 
 CONFIG = DecoderConfig(
     family="llama",
@@ -25,6 +25,10 @@ CONFIG = DecoderConfig(
     max_positions=256,
     tie_embeddings=True,
 )
+
+
+# Offloading moves arrays to a memory that a CPU does not have apart.
+REMAT = [name for name in POLICIES if name not in ("none", "offload")]
 
 
 def relative(a, b) -> float:
@@ -45,8 +49,8 @@ def tokens():
 
 @pytest.mark.parametrize(
     "execution",
-    [Execution(scan=False), Execution(attention="reference"), Execution(remat=True)],
-    ids=["unrolled", "reference attention", "remat"],
+    [Execution(scan=False), Execution(attention="reference"), *(Execution(remat=name) for name in REMAT)],
+    ids=["unrolled", "reference attention", *REMAT],
 )
 def test_execution_changes_neither_values_nor_gradients(params, tokens, execution):
     def loss(params, execution):

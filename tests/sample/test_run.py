@@ -234,7 +234,7 @@ def test_heads_take_the_devices_that_they_divide_over_and_slots_the_rest():
     def mesh(kv_heads, count):
         decoder = tiny_llama(num_heads=kv_heads, num_kv_heads=kv_heads)
         made = generation_mesh(decoder, jax.devices()[:count])
-        return made and dict(made.shape)
+        return made and {name: made.shape[name] for name in ("replica", "fsdp", "tensor")}
 
     assert mesh(8, 1) is None
     assert mesh(8, 8) == {"replica": 1, "fsdp": 1, "tensor": 8}

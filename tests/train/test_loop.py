@@ -19,7 +19,7 @@ SECTION = TrainSection(steps=6, warmup_steps=2, learning_rate=1e-2)
 EXECUTION = models.Execution()
 
 
-def start(config, params, *, lora=LORA, devices=None, sizes=None, section=SECTION):
+def start(config, params, *, lora=LORA, devices=None, sizes=None, section=SECTION, execution=EXECUTION, **step):
     """A compiled step, a fresh state and the frozen arrays on a mesh."""
     mesh = parallel.make_mesh(**(sizes or {}), devices=devices)
     axes, rules = models.logical_axes(config, lora), parallel.AxisRules()
@@ -32,7 +32,8 @@ def start(config, params, *, lora=LORA, devices=None, sizes=None, section=SECTIO
     trainable, frozen = (base, {}) if lora is None else (place(models.init_lora(config, lora, jax.random.key(5))), base)
     optimizer = train.make_optimizer(section)
     state = train.init_state(trainable, optimizer, mesh)
-    compiled = train.compile_step(train.make_train_step(config, optimizer, EXECUTION, lora), mesh, state)
+    train_step = train.make_train_step(config, optimizer, execution, lora, mesh=mesh, axes=axes, **step)
+    compiled = train.compile_step(train_step, mesh, state)
     return mesh, compiled, state, frozen
 
 
@@ -49,13 +50,24 @@ def test_the_optimizer_lies_where_its_parameters_lie(config, params):
     assert any(not leaf.sharding.is_fully_replicated for leaf in moments)
 
 
+GATHER = models.Execution(gather=parallel.FSDP)
+
+
 @pytest.mark.parametrize(
-    ("lora", "sizes"), [(LORA, {"replica": 2, "fsdp": 2, "tensor": 2}), (None, {"fsdp": 8})], ids=["lora", "full"]
+    ("lora", "options"),
+    [
+        (LORA, {"sizes": {"replica": 2, "fsdp": 2, "tensor": 2}}),
+        (None, {"sizes": {"fsdp": 8}}),
+        (None, {"sizes": {"replica": 2, "fsdp": (2, 2)}, "execution": GATHER}),
+        (LORA, {"sizes": {"fsdp": (2, 4)}, "execution": GATHER}),
+        (LORA, {"options": train.StepOptions(micro_batches=2), "sizes": {"fsdp": 4}, "devices": jax.devices()[:4]}),
+    ],
+    ids=["lora", "full", "full, gathered", "lora, gathered", "accumulated"],
 )
-def test_a_mesh_of_eight_trains_as_one_device(config, params, batches, lora, sizes):
+def test_a_mesh_trains_as_one_device(config, params, batches, lora, options):
     results = []
-    for options in ({"devices": jax.devices()[:1]}, {"sizes": sizes}):
-        mesh, compiled, state, frozen = start(config, params, lora=lora, **options)
+    for where in ({"devices": jax.devices()[:1]}, options):
+        mesh, compiled, state, frozen = start(config, params, lora=lora, **where)
         # One step: further steps of Adam amplify rounding where a second moment is nearly zero.
         state = fit(compiled, state, frozen, batches.batch, mesh=mesh, steps=1)
         gradients = state.opt_state[1][0].mu  # after one step, (1 - beta1) times the gradient

@@ -6,7 +6,7 @@ import pytest
 from rational_jax.data.packing import pack
 from rational_jax.models import Execution, bind
 from rational_jax.text.chat import ANSWER, REASONING
-from rational_jax.train.loss import loss_sums, token_losses
+from rational_jax.train.loss import loss_sums
 
 EXECUTION = Execution(scan=False)
 
@@ -46,14 +46,36 @@ def test_packed_loss_equals_the_sum_over_single_examples(config, params, example
     assert float(sums.weight) == pytest.approx(reasoning_weight * counts[0] + counts[1])
 
 
-def test_chunks_change_neither_loss_nor_gradient(config, params):
-    decoder = bind(config, params)
-    hidden = jax.random.normal(jax.random.key(1), (37, config.embed_dim))
-    targets = jax.random.randint(jax.random.key(2), (37,), 0, config.vocab_size)
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_chunks_change_neither_loss_nor_gradient(config, params, examples, z_loss):
+    batch = batch_of(pack(examples[:6], length=37))
 
-    def total(hidden, chunk):
-        return jnp.sum(jnp.sin(token_losses(decoder, hidden, targets, chunk)))
+    def total(params, chunk):
+        sums = loss_sums(bind(config, params), batch, EXECUTION, z_loss=z_loss, chunk_tokens=chunk)
+        return sums.weighted
 
-    whole, parts = (jax.value_and_grad(total)(hidden, chunk) for chunk in (64, 8))
-    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
-    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5, atol=1e-6)
+    (whole, exact), *others = (jax.value_and_grad(total)(params, chunk) for chunk in (10_000, 64, 20))
+    for value, gradient in others:
+        np.testing.assert_allclose(value, whole, rtol=1e-6)
+        for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(exact), strict=True):
+            assert float(jnp.abs(ours - theirs).max()) <= 1e-5 * float(jnp.abs(theirs).max())
+
+
+def test_the_gradient_is_that_of_the_plain_definition(config, params, examples):
+    """The loss brings its own derivative; here it is taken of the definition instead."""
+    batch = batch_of(pack(examples[:6], length=37))
+
+    def plain(params):
+        decoder = bind(config, params)
+        hidden, _ = decoder(batch["tokens"], batch["positions"], batch["segments"], execution=EXECUTION)
+        logits = decoder.unembed(hidden)[:, :-1]
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][:, 1:, None], axis=-1)[..., 0]
+        partition = jax.nn.logsumexp(logits, axis=-1)
+        return jnp.sum((losses + 0.1 * partition**2) * batch["weights"][:, 1:])
+
+    def ours(params):
+        return loss_sums(bind(config, params), batch, EXECUTION, z_loss=0.1, chunk_tokens=30).weighted
+
+    expected, got = jax.value_and_grad(plain)(params), jax.value_and_grad(ours)(params)
+    for theirs, mine in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+        assert float(jnp.abs(mine - theirs).max()) <= 1e-5 * float(jnp.abs(theirs).max())
