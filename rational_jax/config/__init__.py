@@ -6,6 +6,7 @@ YAML is read by the rules of version 1.2, so that `off` is a word and `1e-3` a n
 from rational_jax.config.load import bundled_configs, load_config, to_yaml
 from rational_jax.config.schema import (
     BASE,
+    DATE,
     ChatSection,
     CurateSection,
     EngineSection,
@@ -23,6 +24,7 @@ from rational_jax.config.schema import (
 
 __all__ = [
     "BASE",
+    "DATE",
     "ChatSection",
     "CurateSection",
     "EngineSection",

@@ -1,8 +1,21 @@
 """The schema of a run. Every field carries its meaning and unit as a description, and its range as a constraint."""
 
+import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _day(text: str) -> str:
+    """An ISO date in its one plain form, which Python reads among others."""
+    try:
+        day = datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        day = None
+    if day != text:
+        raise ValueError(f"expected a day such as 2024-07-26, got {text!r}")
+    return text
+
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -12,10 +25,14 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 MeshSize = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 Text = Annotated[str, Field(min_length=1)]
+Day = Annotated[str, AfterValidator(_day)]
 Layout = Literal["rational", "refusal", "answer-first", "shuffled"]
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
 Layers = Annotated[tuple[Natural, ...], Field(min_length=1)]
 Layouts = Annotated[tuple[Layout, ...], Field(min_length=1)]
+
+DATE = "2024-07-26"
+"""What a chat template is told that today is. Templates of Llama 3 fall back on this day themselves."""
 
 BASE = "base"
 """What the untrained model is called among `sample.models`."""
@@ -71,6 +88,7 @@ class ChatSection(Section):
     reasoning: Literal["think", "plain"] = Field(
         "think", description="<think> tags, or plain paragraphs as in the paper"
     )
+    date: Day = Field(DATE, description="what chat templates that write today's date write instead")
 
 
 class EngineSection(Section):

@@ -84,7 +84,7 @@ def run(
     reasoning = format_named(config.chat.reasoning)
     rows = _generate(config, stage.directory / GENERATIONS, requests, reasoning, progress, open_backend or _open_engine)
     candidates = make_candidates(prompts, rows, section.samples, reasoning, judge)
-    renderer = Renderer(hub.load_tokenizer(base), reasoning)
+    renderer = Renderer.configured(hub.load_tokenizer(base), config.chat)
     rules = Rules(
         reasoning=reasoning, control_tokens=renderer.control_tokens_in, samples=section.samples, keep=section.keep
     )

@@ -20,7 +20,6 @@ from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.engine import Engine
 from rational_jax.sample.requests import Completion, Request
 from rational_jax.text.chat import Renderer
-from rational_jax.text.reasoning import format_named
 
 # Every device holds the whole width of a matrix and its own heads: what training gathers layer by layer would be
 # gathered for each single token here.
@@ -72,7 +71,7 @@ def open_engine(config: RunConfig, model: str = BASE, progress: Progress = SILEN
     """
     path = model_directory(config, model)
     decoder = dataclasses.replace(hub.load_config(path), context=config.engine.max_length)
-    renderer = Renderer(hub.load_tokenizer(path), format_named(config.chat.reasoning))
+    renderer = Renderer.configured(hub.load_tokenizer(path), config.chat)
     dtype = jnp.dtype(config.model.dtype)
     platform = jax.default_backend()
     # A CPU's devices are parts of one pool of threads, which one program uses better than several copies of it.

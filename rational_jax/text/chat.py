@@ -4,26 +4,25 @@ Curation, training, generation and evaluation all use it, so what a model is tra
 chat template is the tokenizer's own; nothing here knows a model family.
 """
 
+import datetime
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
+from rational_jax.config import DATE, ChatSection
 from rational_jax.errors import UserError
 from rational_jax.storage import sha256_json
-from rational_jax.text.reasoning import ReasoningFormat
+from rational_jax.text.reasoning import ReasoningFormat, format_named
 
 # What a token is part of. The delimiters belong to the reasoning, the end-of-turn token to the answer.
 PROMPT, REASONING, ANSWER = 0, 1, 2
 
 ROLES = ("system", "user", "assistant")
-
-# Llama's templates write today's date unless they are given one: what is trained on would change from day to day.
-_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,11 @@ class Renderer:
     """Renders conversations with a tokenizer's chat template and one reasoning format.
 
     `tokenizer` is a fast `transformers` tokenizer with a chat template. No BOS is added beside the one that the
-    template writes.
+    template writes, and no token to the vocabulary: a delimiter that is not in it is several tokens of text.
+
+    `date` (ISO 8601) is what a template is told where it asks for today's: otherwise a model would be trained on
+    other tokens each day. Where a template refuses or drops a system turn, its text goes in front of the user turn
+    that follows.
 
     Control tokens (the special tokens, the added tokens that the template writes, and delimiters that are one added
     token) that stand inside a message are text, not control: they are cut after their first character and tokenized
@@ -61,7 +64,7 @@ class Renderer:
     Raises UserError where the tokenizer has no chat template or is not a fast one.
     """
 
-    def __init__(self, tokenizer: Any, reasoning: ReasoningFormat):
+    def __init__(self, tokenizer: Any, reasoning: ReasoningFormat, date: str = DATE):
         if not getattr(tokenizer, "is_fast", False):
             raise UserError("the tokenizer has no fast version (tokenizer.json), which tells where each token lies")
         if not tokenizer.chat_template:
@@ -70,26 +73,43 @@ class Renderer:
         self.reasoning = reasoning
         self._control = _control_pattern(tokenizer, reasoning)
         self._anchor = _anchor(tokenizer)
-        self._variables = {"date_string": _DATE} if "date_string" in tokenizer.get_chat_template() else {}
+        self.date = date
+        self._template = _pinned(tokenizer.get_chat_template(), datetime.date.fromisoformat(date))
         self.stop_ids = self._find_stop_ids()
+        self._takes_system = self._keeps_system()
+
+    @classmethod
+    def configured(cls, tokenizer: Any, chat: ChatSection) -> "Renderer":
+        """The renderer that the configuration's chat section asks for."""
+        return cls(tokenizer, format_named(chat.reasoning), chat.date)
 
     @property
     def settings(self) -> dict:
         """What decides the renderer's output, for manifests (the tokenizer's files are hashed with the model's)."""
         return {
             "template": sha256_json(self.tokenizer.get_chat_template()),
+            "date": self.date,
             "reasoning": {"name": self.reasoning.name, "open": self.reasoning.open, "close": self.reasoning.close},
         }
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens that generation starts from: the conversation and the template's generation prompt."""
         rendered = self._render(messages, generation_prompt=True)
-        starts = []
-        for turn in _assistant_turns(messages):
-            before = self._render(messages[:turn], generation_prompt=True).text
-            if rendered.text.startswith(before):
-                starts.append(len(before))
-        return self._tokenize(rendered, starts).ids
+        return self._tokenize(rendered, list(self._starts(messages, rendered.text).values())).ids
+
+    def examples(self, messages: Sequence[Message]) -> list[Example]:
+        """Training examples that together train every assistant turn once, each as generation would meet it.
+
+        One example where the template renders a turn the same whatever follows it. Otherwise (many templates drop
+        the reasoning of earlier turns) one for each assistant turn: the conversation up to it, with all before it
+        PROMPT.
+
+        Raises UserError as `example` does.
+        """
+        turns = _assistant_turns(messages)
+        if len(turns) < 2 or self._is_prefix_consistent(messages, turns):
+            return [self.example(messages)]
+        return [self._example(messages[: turn + 1], [turn]) for turn in turns]
 
     def example(self, messages: Sequence[Message]) -> Example:
         """The whole conversation as a training example; every assistant turn has its kinds.
@@ -104,20 +124,24 @@ class Renderer:
         turns = _assistant_turns(messages)
         if not turns:
             raise UserError("a training example needs an assistant turn; this conversation has none")
+        return self._example(messages, turns)
+
+    def _example(self, messages: Sequence[Message], trained: Sequence[int]) -> Example:
+        """The conversation with the kinds of the assistant turns in `trained`; all else is PROMPT."""
         rendered = self._render(messages, generation_prompt=False)
-        starts = []
-        for turn in turns:
-            before = self._render(messages[:turn], generation_prompt=True).text
-            if not rendered.text.startswith(before):
+        starts = self._starts(messages, rendered.text)
+        for turn in trained:
+            if turn not in starts:
                 raise UserError(
                     f"turn {turn + 1}: the chat template renders what comes before this assistant turn differently "
-                    "once the turn is there, so no exact loss mask exists; use single-turn examples or another template"
+                    "once the turn is there, so no exact loss mask exists; use another template"
                 )
-            starts.append(len(before))
-        tokens = self._tokenize(rendered, starts)
+        tokens = self._tokenize(rendered, list(starts.values()))
         kinds = np.full(len(tokens.ids), PROMPT, np.uint8)
         bounds = [*tokens.starts[1:], len(tokens.ids)]
-        for turn, start, first, bound in zip(turns, starts, tokens.starts, bounds, strict=True):
+        for (turn, start), first, bound in zip(starts.items(), tokens.starts, bounds, strict=True):
+            if turn not in trained:
+                continue
             stop = next((i for i in range(first, bound) if tokens.ids[i] in self.stop_ids), None)
             if stop is None:
                 raise UserError(f"turn {turn + 1}: the chat template ends the assistant's turn without a special token")
@@ -127,6 +151,17 @@ class Renderer:
                 kinds[i] = ANSWER if answer_from < tokens.ends[i] <= answer_to else REASONING
             kinds[stop] = ANSWER
         return Example(tokens=np.array(tokens.ids, np.int32), kinds=kinds)
+
+    def _is_prefix_consistent(self, messages: Sequence[Message], turns: Sequence[int]) -> bool:
+        """Whether the rendered conversation begins with that of each of its beginnings that end with an answer."""
+        text = self._render(messages, generation_prompt=False).text
+        earlier = (self._render(messages[: turn + 1], generation_prompt=False).text for turn in turns[:-1])
+        return len(self._starts(messages, text)) == len(turns) and all(map(text.startswith, earlier))
+
+    def _starts(self, messages: Sequence[Message], text: str) -> dict[int, int]:
+        """Where assistant turns begin in the rendered `text`, of those before which it is what their prompt is."""
+        befores = {t: self._render(messages[:t], generation_prompt=True).text for t in _assistant_turns(messages)}
+        return {turn: len(before) for turn, before in befores.items() if text.startswith(before)}
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of sampled tokens, without the stop token at the end. Other special tokens stay visible."""
@@ -141,11 +176,14 @@ class Renderer:
         return [found for found in self._control.findall(text) if found not in own]
 
     def _render(self, messages: Sequence[Message], generation_prompt: bool) -> "_Rendered":
-        cover = _Cover(self._control, messages)
-        turns = []
         for number, message in enumerate(messages, start=1):
             if message.role not in ROLES:
                 raise UserError(f"turn {number}: role {message.role!r} is not known; use one of {', '.join(ROLES)}")
+        if not self._takes_system:
+            messages = _folded(messages)
+        cover = _Cover(self._control, messages)
+        turns = []
+        for message in messages:
             content = "".join(text for text, _ in self._parts(message, cover.over))
             turns.append({"role": message.role, "content": content})
         if not turns:
@@ -159,7 +197,7 @@ class Renderer:
 
     def _apply_template(self, turns: list[dict[str, str]], generation_prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=generation_prompt, **self._variables
+            turns, tokenize=False, add_generation_prompt=generation_prompt, chat_template=self._template
         )
 
     def _parts(self, message: Message, over: Callable[[str], str] = str) -> list[tuple[str, bool]]:
@@ -224,6 +262,15 @@ class Renderer:
             ends += [left + to - len(anchor) for _, to in encoded["offset_mapping"][skip:]]
         return ids, ends
 
+    def _keeps_system(self) -> bool:
+        """Whether the template writes a system turn. Some refuse the role; some drop it once there is an answer."""
+        probe = "system-probe"
+        roles = {"system": probe, "user": "x", "assistant": "y"}
+        try:
+            return probe in self._apply_template([{"role": r, "content": c} for r, c in roles.items()], False)
+        except jinja2.TemplateError:
+            return False
+
     def _find_stop_ids(self) -> tuple[int, ...]:
         """The control token that the template writes after an assistant's turn, and the end-of-sequence token."""
         stops = []
@@ -286,6 +333,37 @@ class _Cover:
             pieces.append(piece)
             length += len(piece)
         return _Rendered("".join(pieces), cuts)
+
+
+def _pinned(template: str, day: datetime.date) -> str:
+    """The template, for which every day is `day`.
+
+    A template is given the date by its caller as `date_string`, or calls `strftime_now`. As `transformers` hands no
+    function of ours to a template, the latter is defined in front of it, as replacing all that may stand in a format.
+    """
+    given = f"{{% set date_string = '{day:%d %b %Y}' %}}" if "date_string" in template else ""
+    if "strftime_now" not in template:
+        return given + template
+    codes = [f"%{letter}" for letter in "aAbBcdefGHIjmMpSuUVwWxXyYzZ"] + ["%-d", "%-m"]
+    replaced = "".join(f" | replace('{code}', '{day.strftime(code)}')" for code in codes)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}{given}{template}"
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    """The conversation without system turns: their text is in front of that of the user turn that follows."""
+    folded: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message.role == "system":
+            waiting.append(message.content)
+        elif message.role == "user" and waiting:
+            folded.append(replace(message, content="\n\n".join([*waiting, message.content])))
+            waiting = []
+        else:
+            folded.append(message)
+    if waiting:
+        raise UserError("the chat template takes no system turn, and no user turn follows that could hold its text")
+    return folded
 
 
 def _assistant_turns(messages: Sequence[Message]) -> list[int]:

@@ -1,10 +1,10 @@
-import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_tokenizers import byte_level, sentencepiece
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 import rational_jax.text
@@ -39,52 +39,6 @@ GENERATION = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "words": WORDS, "generation": GENERATION}
-SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-CORPUS = [
-    "Question: how do I open a door?\nAnswer: <think>\nIt is a door.\n</think>\n\nTurn the handle.",
-    "system user assistant Is this safe? It is safe, so I will answer. I can't help with that.\n\n\n  é日本",
-] * 4
-
-
-def byte_level(template: str, extra: tuple = ()) -> PreTrainedTokenizerFast:
-    """A byte-level BPE, as Llama 3 and Qwen have; its post-processor adds a BOS of its own."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    if extra:
-        tokenizer.add_tokens(list(extra))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.chat_template = template
-    return fast
-
-
-def sentencepiece(template: str) -> PreTrainedTokenizerFast:
-    """A BPE with a metaspace before the first word, as Llama 2 and Mistral have."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.NFKC()
-    lines = pre_tokenizers.Split(Regex(r"\n|[<>/]"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="first"), lines])
-    tokenizer.decoder = decoders.Sequence([decoders.Metaspace(prepend_scheme="first"), decoders.ByteFallback()])
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=["<unk>", *SPECIALS], show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    learned = json.loads(tokenizer.to_str())["model"]
-    for byte in range(256):
-        learned["vocab"][f"<0x{byte:02X}>"] = len(learned["vocab"])
-    merges = [tuple(merge) for merge in learned["merges"]]
-    tokenizer.model = models.BPE(learned["vocab"], merges, byte_fallback=True, unk_token="<unk>")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.chat_template = template
-    return fast
-
-
 MICRO = Path(rational_jax.text.__file__).parent.parent / "micro" / "model"
 ALL = {
     **{f"byte-{name}": lambda t=template: byte_level(t) for name, template in TEMPLATES.items()},
@@ -289,8 +243,9 @@ def test_templates_that_cannot_be_masked_are_refused_by_turn(template, message):
 
 
 def test_other_refusals():
-    with pytest.raises(UserError, match="only user and assistant here"):
-        Renderer(byte_level(MISTRAL), THINK).prompt([Message(role="system", content="x")])
+    strict = CHATML.replace("<|im_end|>", "<|im_end|>{{ raise_exception('one at a time') if loop.index > 2 }}")
+    with pytest.raises(UserError, match="refuses a conversation of user, user, user: one at a time"):
+        Renderer(byte_level(strict), THINK).prompt([Message(role="user", content="x")] * 3)
     renderer = Renderer(byte_level(CHATML), THINK)
     with pytest.raises(UserError, match="needs an assistant turn"):
         renderer.example([Message(role="user", content="x")])
@@ -302,13 +257,8 @@ def test_other_refusals():
         Renderer(byte_level(""), THINK)
 
 
-def test_a_template_that_writes_the_date_writes_the_same_every_day():
-    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y %H %f') %}{% endif %}"
-    renderer = Renderer(byte_level(dated + "Today: {{ date_string }}" + CHATML), THINK)
-    assert renderer.decode(renderer.prompt([Message(role="user", content="x")])).startswith("Today: 26 Jul 2024<|im")
-
-
 def test_settings_tell_templates_apart():
     one, two = Renderer(byte_level(CHATML), THINK), Renderer(byte_level(LLAMA3), THINK)
     assert one.settings == Renderer(byte_level(CHATML), THINK).settings != two.settings
     assert one.settings != Renderer(byte_level(CHATML), PLAIN).settings
+    assert one.settings != Renderer(byte_level(CHATML), THINK, "2031-02-03").settings
