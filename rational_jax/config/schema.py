@@ -23,6 +23,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Remat = Literal["none", "save-matmuls", "save-mlp", "save-attention", "offload", "full"]
 MeshSize = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 Text = Annotated[str, Field(min_length=1)]
 Day = Annotated[str, AfterValidator(_day)]
@@ -69,15 +70,18 @@ class MeshSection(Section):
     """How the devices are arranged. One size may be -1 and takes what the others leave."""
 
     replica: MeshSize = Field(1, description="copies of the model, each with its part of the batch")
-    fsdp: MeshSize = Field(-1, description="devices that parameters and batch are spread over")
+    fsdp: MeshSize | Annotated[tuple[MeshSize, ...], Field(min_length=1, max_length=3)] = Field(
+        -1, description="devices that parameters and batch are spread over; on a TPU torus one number for each axis"
+    )
     tensor: MeshSize = Field(1, description="devices that each layer's heads and hidden units are spread over")
 
     @model_validator(mode="after")
     def _check(self):
-        sizes = self.model_dump()
-        if 0 in sizes.values():
+        factors = self.fsdp if isinstance(self.fsdp, tuple) else (self.fsdp,)
+        sizes = (self.replica, *factors, self.tensor)
+        if 0 in sizes:
             raise ValueError("a size must be at least 1, or -1 for what the others leave; got 0")
-        if list(sizes.values()).count(-1) > 1:
+        if sizes.count(-1) > 1:
             raise ValueError("only one of replica, fsdp and tensor may be -1")
         return self
 
@@ -134,10 +138,14 @@ class TrainSection(Section):
     method: Literal["lora", "qlora", "full"] = Field(
         "lora", description="what is trained: an adapter, one over quantized weights, or all parameters"
     )
+    parameters: Literal["float32", "bfloat16"] = Field("float32", description="of what is trained, where all is")
     quantize: Literal["nf4", "int8"] = Field("nf4", description="how qlora keeps the weights of linear layers")
     lora: LoraSection = LoraSection()
     steps: Count = Field(120, description="optimizer steps")
     batch_size: Count = Field(16, description="packed rows a step, over all devices")
+    micro_batches: Count = Field(1, description="parts of a batch whose gradients are added up, to save memory")
+    remat: Remat = Field("none", description="what the backward pass computes again: nothing, ..., the whole forward")
+    z_loss: NotNegative = Field(0.0, description="weight of the squared log-partition in the loss")
     sequence_length: Annotated[int, Field(ge=8, le=2**20)] = Field(256, description="length of a packed row (tokens)")
     optimizer: Text = Field("adamw", description="any optimizer of optax, by name")
     learning_rate: Positive = Field(1e-3, description="at its peak")
@@ -166,8 +174,13 @@ class ExportSection(Section):
     merged: bool = Field(True, description="a whole Hugging Face model with the update merged in")
     adapter: bool = Field(True, description="a PEFT adapter, unless the method is full")
     dtype: Literal["base", "bfloat16", "float32"] = Field("base", description="of the merged model; base is as it came")
-    verify: Literal["auto", "transformers", "self", "off"] = Field(
-        "auto", description="who reloads and compares it; auto is transformers where torch is installed, else self"
+    verify: Literal["auto", "transformers", "layerwise", "self", "off"] = Field(
+        "auto",
+        description="who reloads and compares it; auto is transformers where torch is installed (layerwise where the "
+        "model is too large for the memory), else self",
+    )
+    upload: Text | None = Field(
+        None, description="folder of an object store (gs://bucket/models) that finished parts are copied to"
     )
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """The decoder against transformers, and against itself by other roads (cache, unrolled, packed)."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 from jax.test_util import check_grads
 
 from rational_jax import models
+from rational_jax.config import TrainSection
+from rational_jax.errors import UserError
 from rational_jax.models import DecoderConfig, Execution, LoraConfig, bind
 from rational_jax.models.attention import IMPLEMENTATIONS, attention_bias
-from rational_jax.models.remat import POLICIES
+from rational_jax.models.remat import POLICIES, rematerialise
 
 CONFIG = DecoderConfig(
     family="llama",
@@ -123,3 +127,9 @@ def test_axes_follow_the_parameters():
     shapes = models.combine(models.init_params(CONFIG, key), models.init_lora(CONFIG, lora, key))
     same = jax.tree.map(lambda leaf, names: leaf.ndim == len(names), shapes, axes)
     assert all(jax.tree.leaves(same))
+
+
+def test_a_run_may_ask_for_every_remat_policy_and_no_other():
+    assert set(get_args(TrainSection.model_fields["remat"].annotation)) == set(POLICIES)
+    with pytest.raises(UserError, match="'some' is none of none, save-matmuls"):
+        rematerialise(lambda x: x, "some")
