@@ -2,37 +2,38 @@
 
 import argparse
 
-# Llama's layout with tied embeddings. A head has embed / heads places.
+_SMALL = {"rope_theta": 1e4, "max_positions": 4096, "tie_embeddings": True}
+_LLAMA_3 = {"vocab_size": 128256, "rope_theta": 5e5, "max_positions": 131072, "tie_embeddings": False}
+# Llama's layout, as fields of DecoderConfig. A head has embed_dim / num_heads places.
 SHAPES = {
-    "micro": {"embed": 128, "layers": 4, "heads": 4, "kv-heads": 2, "mlp": 512, "vocab": 768},
-    "llama-100m": {"embed": 768, "layers": 12, "heads": 12, "kv-heads": 4, "mlp": 2048, "vocab": 32000},
+    "micro": _SMALL
+    | {"embed_dim": 128, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "mlp_dim": 512, "vocab_size": 768},
+    "llama-100m": _SMALL
+    | {"embed_dim": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 4, "mlp_dim": 2048, "vocab_size": 32000},
+    "llama-3.1-8b": _LLAMA_3
+    | {"embed_dim": 4096, "num_layers": 32, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 14336},
+}
+_OPTIONS = {
+    "embed": "embed_dim",
+    "layers": "num_layers",
+    "heads": "num_heads",
+    "kv-heads": "num_kv_heads",
+    "mlp": "mlp_dim",
+    "vocab": "vocab_size",
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, default: str = "micro") -> None:
     """Adds --shape, and an option for each of its sizes."""
-    parser.add_argument("--shape", choices=SHAPES, default="micro", help="sizes of the model (default micro)")
-    for size in SHAPES["micro"]:
-        parser.add_argument(f"--{size}", type=int, metavar="N", help="instead of what the shape has")
+    parser.add_argument("--shape", choices=SHAPES, default=default, help=f"sizes of the model (default {default})")
+    for option, size in _OPTIONS.items():
+        parser.add_argument(f"--{option}", dest=size, type=int, metavar="N", help="instead of what the shape has")
 
 
 def decoder_config(args: argparse.Namespace):
     """The DecoderConfig that the options ask for."""
     from rational_jax.models import DecoderConfig
 
-    given = {size: getattr(args, size.replace("-", "_")) for size in SHAPES[args.shape]}
-    sizes = SHAPES[args.shape] | {size: value for size, value in given.items() if value is not None}
-    return DecoderConfig(
-        family="llama",
-        vocab_size=sizes["vocab"],
-        embed_dim=sizes["embed"],
-        num_layers=sizes["layers"],
-        num_heads=sizes["heads"],
-        num_kv_heads=sizes["kv-heads"],
-        head_dim=sizes["embed"] // sizes["heads"],
-        mlp_dim=sizes["mlp"],
-        norm_eps=1e-5,
-        rope_theta=10000.0,
-        max_positions=4096,
-        tie_embeddings=True,
-    )
+    given = {size: value for size in _OPTIONS.values() if (value := getattr(args, size)) is not None}
+    fields = SHAPES[args.shape] | given
+    return DecoderConfig(family="llama", norm_eps=1e-5, head_dim=fields["embed_dim"] // fields["num_heads"], **fields)
