@@ -1,6 +1,6 @@
 """Files that are whole or absent: atomic writes, logs that survive a kill, and digests of what was written.
 
-All of it is plain local files with one writer a file. Temporary files have fixed names beside their target
+All of it but `upload` is plain local files with one writer a file. Temporary files have fixed names beside their target
 (`.<name>.tmp`, `<name>.partial`), so that what a killed process left is replaced by the next, and never piles up.
 """
 
@@ -10,14 +10,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rational_jax.errors import UserError
 
+COMMITTED = "COMMITTED.json"
+"""The object that makes an upload count."""
+
 _SYNC_SECONDS = 1.0
+_REMEMBERED_BYTES = 64 * 1024**2
+_SETTLED_SECONDS = 2.0
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -255,11 +260,12 @@ class KeptFiles:
 
     def discard(self) -> None:
         """Removes what there is of a folder that is not complete."""
-        shutil.rmtree(self.partial)
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
         self.forget()
 
     def forget(self) -> None:
-        """Removes the record."""
+        """Removes the record, once somebody else has what is in it."""
         self._record_file.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any]:
@@ -267,6 +273,70 @@ class KeptFiles:
             return json.loads(self._record_file.read_bytes())
         except (FileNotFoundError, ValueError):
             return {}
+
+
+def upload(directory: str | Path, address: str, digests: Mapping[str, str]) -> None:
+    """Copies the files of a finished folder to an object store, where nothing can be renamed and nothing appended to.
+
+    `address` is one of fsspec ("gs://bucket/folder"). Each file is one object; `COMMITTED.json`, written last, lists
+    them with their SHA-256, and without it what is there counts for nothing. `UPLOADED.json` does so until then, so
+    that a copy which was stopped goes on with the files that are missing. Raises UserError where the store's package is
+    not installed.
+    """
+    import fsspec
+
+    try:
+        store, root = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{address}: {error}") from error
+    marker, record = f"{root}/{COMMITTED}", f"{root}/UPLOADED.json"
+    done: dict[str, str] = {}
+    for file in (marker, record):
+        if store.exists(file):
+            done = json.loads(store.cat_file(file))
+            break
+    if done == digests and store.exists(marker):
+        return
+    # First of all, or a mixture of two uploads would count as complete.
+    if store.exists(marker):
+        store.rm_file(marker)
+    for name, digest in digests.items():
+        if done.get(name) != digest or not store.exists(f"{root}/{name}"):
+            store.put_file(str(Path(directory) / name), f"{root}/{name}")
+            done[name] = digest
+            store.pipe_file(record, _json_bytes(done, indent=2))
+    for name in done.keys() - digests.keys():
+        if store.exists(f"{root}/{name}"):
+            store.rm_file(f"{root}/{name}")
+    store.pipe_file(marker, _json_bytes(dict(digests), indent=2))
+    if store.exists(record):
+        store.rm_file(record)
+
+
+def remembered_sha256(path: str | Path) -> str:
+    """`sha256_file`, but a large file is not read again while its size, time and inode are what they were.
+
+    What is known is kept under `$RATIONAL_CACHE` (default `~/.cache/rational_jax`). A file that was written a moment
+    ago is not remembered: it could change once more within the resolution of its time.
+    """
+    path = Path(path).resolve()
+    found = path.stat()
+    if found.st_size < _REMEMBERED_BYTES:
+        return sha256_file(path)
+    cache = Path(os.environ.get("RATIONAL_CACHE", Path.home() / ".cache" / "rational_jax")) / "digests.json"
+    try:
+        known = json.loads(cache.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known = {}
+    key, state = str(path), [found.st_size, found.st_mtime_ns, found.st_ino]
+    if known.get(key, {}).get("state") == state:
+        return known[key]["sha256"]
+    began = time.time()
+    digest = sha256_file(path)
+    if began - found.st_mtime > _SETTLED_SECONDS:
+        known = {name: entry for name, entry in known.items() if Path(name).exists()}
+        atomic_write_json(cache, known | {key: {"state": state, "sha256": digest}})
+    return digest
 
 
 def _measured(directory: Path) -> dict[str, dict[str, Any]]:

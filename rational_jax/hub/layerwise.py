@@ -27,7 +27,7 @@ from rational_jax.hub.weights import FileWeights, Weights
 from rational_jax.models import DecoderConfig, LoraConfig, abstract_params, bind, combine
 from rational_jax.models.attention import attenders
 from rational_jax.models.lora import projections
-from rational_jax.models.quantize import quantize_tree
+from rational_jax.models.quantize import kind_of, quantize_tree
 from rational_jax.models.rope import rotary_tables
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def _run_layer(config: DecoderConfig, lora: LoraConfig | None, params: dict, x_B
     (kind,) = config.kinds
     scores = {"scale": config.score_scale, "softcap": config.attention_softcap}
     attend = attenders("xla", jnp.ones_like(positions), {kind.window}, **scores)
-    graphdef, state = nnx.split(bind(config, combine(abstract_params(config), params), lora).layers)
+    whole = combine(abstract_params(config, quantized=kind_of(params)), params)
+    graphdef, state = nnx.split(bind(config, whole, lora).layers)
     layer = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], state))
     return layer(x_BxSxD, kind, attend[kind.window], rotary_tables(config, positions)[kind.rope])[0]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rational_jax.errors import UserError
-from rational_jax.storage import sha256_file
+from rational_jax.storage import remembered_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,7 +97,7 @@ def identity(path: str | Path) -> dict[str, Any]:
 def _digest(file: Path) -> str:
     # The Hub's cache names large files by their SHA-256, so gigabytes need not be read again.
     blob = file.resolve().name
-    return blob if file.is_symlink() and _SHA256.fullmatch(blob) else sha256_file(file)
+    return blob if file.is_symlink() and _SHA256.fullmatch(blob) else remembered_sha256(file)
 
 
 def has_tokenizer(path: str | Path) -> bool:

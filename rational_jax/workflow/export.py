@@ -8,6 +8,8 @@ The bytes depend on the base, the checkpoint and the settings only, and neither 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.models import DecoderConfig, LoraConfig
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import KeptFiles, atomic_write_json, atomic_write_text, sha256_json
+from rational_jax.storage import KeptFiles, atomic_write_json, atomic_write_text, sha256_json, upload
 from rational_jax.text.chat import Message, Renderer
 from rational_jax.text.reasoning import format_named
 from rational_jax.workflow.model_card import model_card
@@ -61,7 +63,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
 
     It gets `merged/` if `export.merged` and, from a LoRA run, `adapter/` if `export.adapter`. Raises UserError where
     the arm is not trained, its checkpoint is damaged, the base has changed since, or the gate finds that what was
-    written is not what was trained (then that part is not there).
+    written is not what was trained (then that part is not there). With `export.upload` the finished export is copied
+    to `<upload>/<arm>`, also where it was finished before.
     """
     run_dir = Path(config.run)
     train = read_stage(run_dir / "train" / arm, verb="train")
@@ -84,33 +87,48 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> Path:
         settings = {
             "model": {"name": config.model.name, "revision": config.model.revision},
             "chat": config.chat.model_dump(mode="json"),
-            "export": config.export.model_dump(mode="json"),
+            "export": config.export.model_dump(mode="json", exclude={"upload"}),
         }
         inputs = {"train": train["digest"], "base": identity}
         stage = Stage.open(run_dir / "export" / arm, verb="export", settings=settings, inputs=inputs)
         if stage.complete:
             progress.message(f"export {arm}: already done")
-            return stage.directory
-        made_from = sha256_json([settings, inputs, __version__])
-        folders = {part: KeptFiles(stage.directory / part, made_from) for part in parts}
-        missing = [part for part in parts if not folders[part].published]
-        with progress.task(f"export {arm}", total=len(parts), unit="part", done=len(parts) - len(missing)) as task:
-            trained = _read(checkpoints, step, base, identity, made, config.export.dtype) if missing else None
-            for part in missing:
-                verification = _write_part(folders[part], part, trained, config, arm, train)
-                progress.message(f"export {arm}: {part} {verification.label}")
-                if (distance := verification.from_quantized) is not None:
-                    progress.message(
-                        f"export {arm}: logits are {distance:.1e} of the largest from the quantized base's"
-                    )
-                task.advance()
-    stage.finish(
-        outputs={f"{part}/{name}": digest for part in parts for name, digest in folders[part].files.items()},
-        figures={part: folders[part].figures for part in parts},
-    )
-    for folder in folders.values():
-        folder.forget()
+        else:
+            trained = functools.partial(_read, checkpoints, step, base, identity, made, config.export.dtype)
+            made_from = sha256_json([settings, inputs, __version__])
+            folders = {part: KeptFiles(stage.directory / part, made_from) for part in parts}
+            _write_missing(folders, trained, config, arm, train, progress)
+            stage.finish(
+                outputs={f"{part}/{name}": digest for part in parts for name, digest in folders[part].files.items()},
+                figures={part: folders[part].figures for part in parts},
+            )
+            for folder in folders.values():
+                folder.forget()
+    if config.export.upload is not None:
+        address = f"{config.export.upload.rstrip('/')}/{arm}"
+        upload(stage.directory, address, read_stage(stage.directory, verb="export")["outputs"])
+        progress.message(f"export {arm}: uploaded to {address}")
     return stage.directory
+
+
+def _write_missing(
+    folders: dict[str, KeptFiles],
+    read: Callable[[], _Trained],
+    config: RunConfig,
+    arm: str,
+    train: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Write, check and publish the parts that are not there."""
+    missing = [part for part, folder in folders.items() if not folder.published]
+    with progress.task(f"export {arm}", total=len(folders), unit="part", done=len(folders) - len(missing)) as task:
+        trained = read() if missing else None
+        for part in missing:
+            verification = _write_part(folders[part], part, trained, config, arm, train)
+            progress.message(f"export {arm}: {part} {verification.label}")
+            if (off := verification.from_quantized) is not None:
+                progress.message(f"export {arm}: logits are {off:.1e} of the largest from the quantized base's")
+            task.advance()
 
 
 def _read(
