@@ -39,9 +39,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rational_jax import curate, evaluate, hub, sample, train
-from rational_jax.cli.process import use_huge_pages
+from rational_jax.cli.process import catch_interrupts, leave, stopped, use_huge_pages
 from rational_jax.cli.progress import TerminalProgress
-from rational_jax.cli.session import FAILED, STOPPED, fail
+from rational_jax.cli.session import FAILED, fail
 from rational_jax.config import BASE, RunConfig, bundled_configs, load_config
 from rational_jax.data.packing import balancing_weight
 from rational_jax.data.sources import prompt_file
@@ -234,8 +234,7 @@ def main() -> int:
         fail(str(error))
         return FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; run the same command again to continue\n")
-        return STOPPED
+        return stopped()
     return 0
 
 
@@ -259,4 +258,5 @@ def options(arguments: list[str]) -> Study:
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.exit(main())
+    catch_interrupts()
+    leave(main())

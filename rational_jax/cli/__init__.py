@@ -5,12 +5,17 @@ So `rational --help` is instant: nothing here imports jax, and the rooms are imp
 
 import sys
 
-from rational_jax.cli.process import use_huge_pages
+from rational_jax.cli.process import catch_interrupts, leave, stopped, use_huge_pages
 
 
 def main() -> None:
     """The command as a process of its own. May start that process over; `rational_jax.cli.app.run` does not."""
     use_huge_pages()
-    from rational_jax.cli.app import run
+    catch_interrupts()
+    try:
+        from rational_jax.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the verb began
+        code = stopped()
+    leave(code)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from rational_jax.cli import curate, demo, evaluate, export, report, sample, train
+from rational_jax.cli.process import STOPPED, stopped
 from rational_jax.cli.session import FAILED, fail
 
 app = typer.Typer(
@@ -45,7 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         verb = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else ""
         fail(f"{error.format_message().rstrip('.')}; see `rational{verb} --help`")
         return FAILED
+    except typer.Abort:  # what some versions of typer make of Ctrl-C, others an exit with this code
+        code = STOPPED
     except BrokenPipeError:
         sys.stdout = None  # the reader, such as `head`, has what it wanted: nothing to flush at exit
         return 0
+    if code == STOPPED:
+        return stopped()
     return code if isinstance(code, int) else 0

@@ -1,7 +1,14 @@
 """How the process itself is started; imports nothing heavy, since it comes before everything else."""
 
 import os
+import signal
 import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+STOPPED = 130
+
+_AGAIN_SECONDS = 0.1
 
 
 def use_huge_pages() -> None:
@@ -14,3 +21,49 @@ def use_huge_pages() -> None:
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def catch_interrupts() -> None:
+    """Lets no Ctrl-C get lost: each raises KeyboardInterrupt in the main thread where somebody can catch it.
+
+    Python raises it wherever the main thread is. In a destructor or in one of JAX's callbacks it is then printed and
+    forgotten, and a module in C that is being imported makes an ImportError of it. Here it comes a little later.
+    """
+    print_unraisable = sys.unraisablehook
+
+    def on_unraisable(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            _interrupt_soon()
+        else:
+            print_unraisable(unraisable)
+
+    sys.unraisablehook = on_unraisable
+    for number in (signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _on_interrupt)
+
+
+def stopped() -> int:
+    """Says that the command was stopped, and returns its exit code."""
+    sys.stderr.write("\nstopped; run the same command again to continue\n")
+    return STOPPED
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process. Python tidies up for a second or two: Ctrl-C then ends it at once, and without a traceback."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    sys.exit(code)
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _interrupt_soon()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _interrupt_soon() -> None:
+    # By an alarm and not by a thread, which cannot be started safely from within a signal handler.
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)

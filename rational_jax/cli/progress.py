@@ -4,8 +4,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
@@ -45,7 +46,7 @@ class TerminalProgress:
     @contextmanager
     def _bar(self, task: "_Task") -> Iterator[None]:
         if self._bars is None:
-            self._bars = Progress(
+            self._bars = _Bars(
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=20),
@@ -73,6 +74,20 @@ class TerminalProgress:
         if now - task.shown >= _PLAIN_SECONDS:
             task.shown = now
             self.message(f"{task.description}: {task.state()}")
+
+
+class _Bars(Progress):
+    """Bars that leave room for the "^C" that terminals write: in a full line it would wrap, and a bar stay behind."""
+
+    def get_renderables(self) -> Iterator["_Narrowed"]:
+        return map(_Narrowed, super().get_renderables())
+
+
+class _Narrowed(NamedTuple):
+    whole: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        return console.render(self.whole, options.update_width(options.max_width - len("^C")))
 
 
 class _State(ProgressColumn):

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rational_jax.cli.process import STOPPED
 from rational_jax.errors import UserError
 
 if TYPE_CHECKING:
     from rational_jax.cli.progress import TerminalProgress
     from rational_jax.config import RunConfig
 
-FAILED, STOPPED = 2, 130
+FAILED = 2
 
 Words = Annotated[
     list[str] | None,
@@ -75,7 +76,6 @@ def session(
         fail(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; run the same command again to continue\n")
         raise typer.Exit(STOPPED) from None
     except OSError as error:
         if error.errno not in _FILE_SYSTEM:

@@ -119,6 +119,16 @@ def test_nested_bars_in_a_terminal_and_a_clean_end(clock):
     assert "train: 2 steps in 0:02" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
 
 
+def test_a_full_line_leaves_room_for_what_terminals_write_on_ctrl_c(clock):
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    progress = TerminalProgress(console, clock)
+    with progress.task("train", total=3, unit="steps") as task:
+        task.note("loss 0.25 " * 20)
+        progress.message("draws the bars again")
+    drawn = [line for line in re.split(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\n]", console.file.getvalue()) if "0/3 steps" in line]
+    assert drawn and {len(line) for line in drawn} == {58}
+
+
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (65, "1:05"), (3661, "1:01:01")])
 def test_durations(seconds, shown):
     assert duration(seconds) == shown

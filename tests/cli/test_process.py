@@ -1,0 +1,94 @@
+"""Ctrl-C at the moments when Python alone would lose it, each in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CATCH = """
+import signal, sys, time
+from rational_jax.cli.process import catch_interrupts, leave, stopped
+catch_interrupts()
+"""
+STOPPED = "stopped; run the same command again to continue"
+
+
+def python(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {"PYTHONPATH": f"{path}:{ROOT}", "GLIBC_TUNABLES": ""}  # set, so that the process does not start over
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=path, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("where", ["destructor", "gc callback"])
+def test_what_would_be_ignored_comes_again(where):
+    code = """
+import gc
+class Doomed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+try:
+    if sys.argv[1] == "destructor":
+        Doomed()
+    else:
+        gc.callbacks.append(callback)
+        gc.collect()
+    time.sleep(30)
+except KeyboardInterrupt:
+    leave(stopped())
+"""
+    done = python("-c", CATCH + code, where)
+    assert (done.returncode, done.stderr.strip()) == (130, STOPPED)
+
+
+def test_an_import_is_finished_first(tmp_path):
+    (tmp_path / "slow.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nready = True\n")
+    code = """
+try:
+    import slow
+    time.sleep(30)
+except KeyboardInterrupt:
+    print(slow.ready)
+    leave(stopped())
+"""
+    done = python("-c", CATCH + code, path=tmp_path)
+    assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (130, "True", STOPPED)
+
+
+def test_the_command_is_stopped_in_one_line_before_its_verb_begins():
+    code = """
+import signal
+from rational_jax import cli
+from rational_jax.cli import app
+app.run = lambda arguments: signal.raise_signal(signal.SIGINT)
+cli.main()
+"""
+    done = python("-c", code)
+    assert (done.returncode, done.stderr.strip()) == (130, STOPPED)
+
+
+def test_ctrl_c_while_python_tidies_up_changes_nothing():
+    code = """
+import atexit
+atexit.register(lambda: (signal.raise_signal(signal.SIGINT), time.sleep(30)))
+signal.setitimer(signal.ITIMER_REAL, 0.2)  # an earlier Ctrl-C that was put off
+leave(3)
+"""
+    done = python("-c", CATCH + code)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_other_exceptions_in_destructors_are_printed_as_ever():
+    code = """
+class Doomed:
+    def __del__(self):
+        raise ValueError("a bug")
+Doomed()
+"""
+    done = python("-c", CATCH + code)
+    assert done.returncode == 0 and "a bug" in done.stderr
