@@ -1,6 +1,7 @@
 """Verbs one after the other under one progress bar, which knows about how long each takes."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ def run_steps(steps: Sequence[Step], root: Path, description: str, progress: Pro
     what is done scales the expected seconds of what is left.
     """
     ahead = [0.0 if _finished(root, step) else step.seconds for step in steps]
+    if any(ahead):
+        # While it is imported, TFDS replaces Python's own import in all threads, and the one that draws the bars dies
+        # of it. So it comes before the bars; writing and reading datasets would import it later.
+        importlib.import_module("tensorflow_datasets")
     total = round(sum(step.seconds for step in steps))
     result = None
     with progress.task(description, total, unit="s", done=total - round(sum(ahead))) as task:
