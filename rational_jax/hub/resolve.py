@@ -62,7 +62,7 @@ def _download(name: str, revision: str | None) -> Path:
     wanted = [*_DOWNLOADED, *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES]
     at = f" at revision {revision!r}" if revision else ""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
     except errors.GatedRepoError as error:
         raise UserError(f"model {name!r} is gated: accept its terms on the Hub and run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:
@@ -75,6 +75,11 @@ def _download(name: str, revision: str | None) -> Path:
         raise UserError(f"model {name!r}: no directory of that name, and not a Hub id ({error})") from error
     except errors.HfHubHTTPError as error:
         raise UserError(f"model {name!r}{at} could not be downloaded: {str(error).splitlines()[0]}") from error
+    if not any(found.glob("*.safetensors")):
+        raise UserError(
+            f"model {name!r}{at} has no safetensors weights on the Hub; pickle files can run code and are refused"
+        )
+    return found
 
 
 def identity(path: str | Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def test_a_path_that_is_not_there():
 
 def test_only_safe_files_are_asked_for(monkeypatch, tmp_path):
     asked = {}
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
 
     def download(name, **options):
         asked.update(options, name=name)
