@@ -153,10 +153,14 @@ class Renderer:
         return Example(tokens=np.array(tokens.ids, np.int32), kinds=kinds)
 
     def _is_prefix_consistent(self, messages: Sequence[Message], turns: Sequence[int]) -> bool:
-        """Whether the rendered conversation begins with that of each of its beginnings that end with an answer."""
-        text = self._render(messages, generation_prompt=False).text
+        """Whether the rendered conversation begins with that of each of its beginnings that end with an answer.
+
+        Some templates end a conversation with an end-of-sequence token, which only the whole one has.
+        """
+        text, eos = self._render(messages, generation_prompt=False).text, self.tokenizer.eos_token or ""
         earlier = (self._render(messages[: turn + 1], generation_prompt=False).text for turn in turns[:-1])
-        return len(self._starts(messages, text)) == len(turns) and all(map(text.startswith, earlier))
+        begins = (text.startswith(beginning.removesuffix(eos)) for beginning in earlier)
+        return len(self._starts(messages, text)) == len(turns) and all(begins)
 
     def _starts(self, messages: Sequence[Message], text: str) -> dict[int, int]:
         """Where assistant turns begin in the rendered `text`, of those before which it is what their prompt is."""
@@ -341,12 +345,15 @@ def _pinned(template: str, day: datetime.date) -> str:
     A template is given the date by its caller as `date_string`, or calls `strftime_now`. As `transformers` hands no
     function of ours to a template, the latter is defined in front of it, as replacing all that may stand in a format.
     """
-    given = f"{{% set date_string = '{day:%d %b %Y}' %}}" if "date_string" in template else ""
-    if "strftime_now" not in template:
-        return given + template
-    codes = [f"%{letter}" for letter in "aAbBcdefGHIjmMpSuUVwWxXyYzZ"] + ["%-d", "%-m"]
-    replaced = "".join(f" | replace('{code}', '{day.strftime(code)}')" for code in codes)
-    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}{given}{template}"
+    before = ""
+    if "strftime_now" in template:
+        codes = [f"%{letter}" for letter in "aAbBcdefGHIjmMpSuUVwWxXyYzZ"] + ["%-d", "%-m"]
+        replaced = "".join(f" | replace('{code}', '{day.strftime(code)}')" for code in codes)
+        before = f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}"
+    if "date_string" in template:
+        before += f"{{% set date_string = '{day:%d %b %Y}' %}}"
+    # Jinja drops a line end behind a block, and the template may begin with one.
+    return f"{before}{{{{ '' }}}}{template}" if before else template
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:

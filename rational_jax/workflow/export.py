@@ -25,7 +25,6 @@ from rational_jax.models import DecoderConfig, LoraConfig
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import KeptFiles, atomic_write_json, atomic_write_text, sha256_json, upload
 from rational_jax.text.chat import Message, Renderer
-from rational_jax.text.reasoning import format_named
 from rational_jax.workflow.model_card import model_card
 from rational_jax.workflow.trained import TrainedWeights
 
@@ -203,4 +202,4 @@ def _rendered(base: Path, config: RunConfig) -> list[np.ndarray]:
     tokenizer = hub.load_tokenizer(base)
     if not tokenizer.chat_template:
         return []
-    return [Renderer(tokenizer, format_named(config.chat.reasoning)).example(_CHAT).tokens]
+    return [Renderer.configured(tokenizer, config.chat).example(_CHAT).tokens]

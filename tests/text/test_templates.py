@@ -37,6 +37,8 @@ MOVES = (
     "<|im_start|>{{ m.role }}\n{{ at.system if index == at.question }}{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Where nothing is asked any more, the text ends.
+ENDS = PLAIN_TURNS + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 
 TURNS = [
     Message(role="user", content="Is this safe?"),
@@ -83,7 +85,7 @@ def test_a_system_text_that_moves_on_gives_one_example_for_each_turn():
         assert renderer.decode(example.tokens).count("Is it safe?") == 1
 
 
-@pytest.mark.parametrize("template", [PLAIN_TURNS, FORGETS, MOVES], ids=["plain", "forgets", "moves"])
+@pytest.mark.parametrize("template", [PLAIN_TURNS, ENDS, FORGETS, MOVES], ids=["plain", "ends", "forgets", "moves"])
 def test_a_conversation_that_is_rendered_alike_stays_one_example(template):
     renderer = Renderer(byte_level(template), THINK)
     bare = [Message(role=message.role, content=message.content) for message in TURNS]
@@ -150,17 +152,19 @@ TAKES = (
         (ASKS, "2024-07-26 00:00", "2031-02-03 00:00"),
         (ASKS_IN_MACRO, "26 Jul 2024", "03 Feb 2031"),
         (TAKES, "26 Jul 2024", "03 Feb 2031"),
+        ("\n" + TAKES, "26 Jul 2024", "03 Feb 2031"),
     ],
-    ids=["asks", "asks in a macro", "takes"],
+    ids=["asks", "asks in a macro", "takes", "begins with a line end"],
 )
 def test_a_template_that_writes_the_date_writes_the_configured_one(template, first, other):
     tokenizer = byte_level(template)
     for chat, day in ((ChatSection(), first), (ChatSection(date="2031-02-03"), other)):
         renderer = Renderer.configured(tokenizer, chat)
-        assert renderer.decode(renderer.prompt(TURNS[:1])).startswith(f"Today: {day}<|im_start|>user")
+        begins = template[: template.startswith("\n")] + f"Today: {day}<|im_start|>user"
+        assert renderer.decode(renderer.prompt(TURNS[:1])).startswith(begins)
         assert renderer.settings["date"] == chat.date
     example = Renderer.configured(tokenizer, ChatSection()).example(TURNS[:2])
-    assert renderer.decode(example.tokens).startswith(f"Today: {first}<|im_start|>user")
+    assert f"Today: {first}<|im_start|>user" in renderer.decode(example.tokens)
 
 
 REFUSES = PLAIN_TURNS.replace(
