@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -57,7 +58,7 @@ def leave(code: int) -> NoReturn:
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
             _interrupt_soon()
             return
         frame = frame.f_back
