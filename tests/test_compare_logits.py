@@ -32,9 +32,9 @@ def script():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A model of two kinds of layers with soft caps, stored in bfloat16."""
-    made = tmp_path_factory.mktemp("models") / "gemma2"
-    family_cases.make("gemma2", "alternating windows, soft caps", made, dtype="bfloat16")
+    """A model stored in bfloat16."""
+    made = tmp_path_factory.mktemp("models") / "llama"
+    family_cases.make("llama", "gqa, tied, biases", made, dtype="bfloat16")
     return made
 
 
@@ -42,7 +42,7 @@ def test_a_model_as_it_is_stored(script, directory, capsys):
     assert script.main([str(directory), "--tokens", "80", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["agree"] and 0 < figures["error"] <= 1e-4 and figures["same_best_token"] == 1
-    assert (figures["tokens"], figures["documents"], figures["family"]) == (80, [80], "gemma2")
+    assert (figures["tokens"], figures["documents"], figures["family"]) == (80, [80], "llama")
 
 
 def test_packed_with_an_adapter(script, directory, tmp_path, capsys):
@@ -103,12 +103,14 @@ def test_documents_on_both_sides_of_a_switch_of_frequencies(script, tmp_path, ca
     assert "switch at 256 tokens" in capsys.readouterr().err
 
 
-def test_layers_are_wide_only_while_they_run(script, directory):
+def test_layers_are_wide_only_while_they_run(script, tmp_path):
+    """To the bit, in a family that has a number of its own that loading rounds."""
     from transformers import AutoModelForCausalLM
 
+    family_cases.make("gemma2", "alternating windows, soft caps", tmp_path / "model", dtype="bfloat16")
     tokens = torch.arange(3, 67)[None]
     kept, wide = (
-        AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=dtype, attn_implementation="eager").eval()
         for dtype in (torch.bfloat16, torch.float32)
     )
     script.compute_in_float32(kept)

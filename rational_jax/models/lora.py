@@ -171,6 +171,8 @@ def merge(params: Mapping, factors: Mapping, config: DecoderConfig, lora: LoraCo
     held = projections(config)
 
     def walk(base: Mapping, update: Mapping, path: tuple[str, ...]) -> dict:
+        if "lora_b" in update and "weight" not in base:
+            raise ValueError(f"{'.'.join(path)} is quantized: merge into the original base")
         result = {}
         for name, value in base.items():
             if isinstance(value, Mapping):

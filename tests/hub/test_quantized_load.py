@@ -35,7 +35,7 @@ def directory(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("kind", quantize.KINDS)
+@pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_loading_quantizes_what_is_stored(directory, kind):
     mesh = make_mesh(replica=4, fsdp=2)
     axes = logical_axes(CONFIG, quantized=kind)

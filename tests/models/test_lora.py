@@ -123,6 +123,9 @@ def test_merge_adds_in_float32_and_casts_once():
     assert (changed[1] == 1).all() and (np.asarray(changed[0], np.float32) != 1).any()
     np.testing.assert_array_equal(found["embed"]["weight"], weight)
     np.testing.assert_array_equal(merged(weight[0], a[0], b[0], lora.scale), changed[0])
+    quantized = {"layers": {"attention": {"q_proj": {"int8_codes": a, "int8_scale": b}}}}
+    with pytest.raises(ValueError, match=r"layers\.attention\.q_proj is quantized"):
+        merge(quantized, {"layers": {"attention": {"q_proj": {"lora_a": a, "lora_b": b}}}}, config, lora)
 
 
 def test_dropout_drops_elements_of_the_input_of_a():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny import tiny_llama
 
 from rational_jax import models, parallel, train
@@ -38,6 +39,7 @@ def trained(base: dict, batches, *, kind: str | None):
     return state.trainable, metrics
 
 
+@pytest.mark.slow
 def test_steps_are_those_on_the_dequantized_base(batches):
     random = np.random.default_rng(0)
     shapes = models.abstract_params(CONFIG)
