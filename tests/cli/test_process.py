@@ -75,15 +75,17 @@ cli.main()
     assert (done.returncode, done.stderr.strip()) == (130, STOPPED)
 
 
-def test_ctrl_c_while_python_tidies_up_changes_nothing():
-    code = """
+@pytest.mark.parametrize("code", [0, 130])
+def test_nothing_comes_after_the_end(code):
+    script = """
 import atexit
-atexit.register(lambda: (signal.raise_signal(signal.SIGINT), time.sleep(30)))
-signal.setitimer(signal.ITIMER_REAL, 0.2)  # an earlier Ctrl-C that was put off
-leave(3)
+atexit.register(lambda: time.sleep(0.2 if int(sys.argv[1]) == 0 else 30))
+signal.setitimer(signal.ITIMER_REAL, 0.1)  # a Ctrl-C that was put off
+print("all of it", end="")
+leave(int(sys.argv[1]))
 """
-    done = python("-c", CATCH + code)
-    assert (done.returncode, done.stderr) == (3, "")
+    done = python("-c", CATCH + script, str(code))
+    assert (done.returncode, done.stdout, done.stderr) == (code, "all of it", "")
 
 
 def test_other_exceptions_in_destructors_are_printed_as_ever():
