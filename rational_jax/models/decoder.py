@@ -18,7 +18,7 @@ from rational_jax.models.config import DecoderConfig, LayerKind
 from rational_jax.models.layers import Attention, Mlp, RMSNorm, Stack, normal
 from rational_jax.models.lora import LoraConfig
 from rational_jax.models.moe import Experts
-from rational_jax.models.quantize import kind_of
+from rational_jax.models.quantize import PART_NAMES, kind_of
 from rational_jax.models.remat import keep, rematerialise
 from rational_jax.models.rope import Tables, rotary_tables
 from rational_jax.parallel.collectives import gathered, scattered_lookup
@@ -246,11 +246,13 @@ class Decoder(nnx.Module):
 def _layer(graphdef, variables, parts: list[jax.Array], run: layout.Run, offset: int, execution: Execution) -> Layer:
     """The layer at `offset` of a period, bound to its arrays."""
 
-    def one(variable: nnx.Variable, part: jax.Array) -> nnx.Variable:
+    def one(name: str, variable: nnx.Variable, part: jax.Array) -> nnx.Variable:
         value, axes = layout.unstacked(variable, part, run, offset), variable.get_metadata("axes")[1:]
-        return variable.replace(gathered(value, axes, execution.gather, execution.dtype))
+        # The scales of quantized weights keep all their digits.
+        dtype = value.dtype if name in PART_NAMES else execution.dtype
+        return variable.replace(gathered(value, axes, execution.gather, dtype))
 
-    bound = [(path, one(variable, part)) for (path, variable), part in zip(variables, parts, strict=True)]
+    bound = [(path, one(path[-1], variable, part)) for (path, variable), part in zip(variables, parts, strict=True)]
     return nnx.merge(graphdef, nnx.from_flat_state(bound))
 
 
