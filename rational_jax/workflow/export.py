@@ -120,7 +120,7 @@ def _write_missing(
 ) -> None:
     """Write, check and publish the parts that are not there."""
     missing = [part for part, folder in folders.items() if not folder.published]
-    with progress.task(f"export {arm}", total=len(folders), unit="part", done=len(folders) - len(missing)) as task:
+    with progress.task(f"export {arm}", total=len(folders), unit="parts", done=len(folders) - len(missing)) as task:
         trained = read() if missing else None
         for part in missing:
             verification = _write_part(folders[part], part, trained, config, arm, train)
