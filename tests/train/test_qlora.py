@@ -16,9 +16,10 @@ LORA = models.LoraConfig(rank=4, alpha=8, rslora=True, layers=(1,))
 SECTION = TrainSection(steps=3, warmup_steps=1, learning_rate=1e-2)
 
 
-def trained(base: dict, batches, *, kind: str | None):
+def trained(base: dict, batches, *, kind: str | None, gather: tuple[str, ...] = ()):
     """Trainable arrays and metrics after three steps on a mesh of eight devices."""
-    mesh = parallel.make_mesh(replica=2, fsdp=2, tensor=2)
+    sizes = {"replica": 4, "fsdp": 2} if gather else {"replica": 2, "fsdp": 2, "tensor": 2}
+    mesh = parallel.make_mesh(**sizes)
     axes, rules = models.logical_axes(CONFIG, LORA, kind), parallel.AxisRules()
 
     def place(tree):
@@ -27,7 +28,8 @@ def trained(base: dict, batches, *, kind: str | None):
     optimizer = train.make_optimizer(SECTION)
     state = train.init_state(place(models.init_lora(CONFIG, LORA, jax.random.key(5))), optimizer, mesh)
     frozen = place(base)
-    step = train.make_train_step(CONFIG, optimizer, models.Execution(), LORA)
+    execution = models.Execution(gather=gather)
+    step = train.make_train_step(CONFIG, optimizer, execution, LORA, mesh=mesh, axes=axes)
     compiled = train.compile_step(step, mesh, state)
     metrics = []
     with jax.set_mesh(mesh):
@@ -40,12 +42,13 @@ def trained(base: dict, batches, *, kind: str | None):
 
 
 @pytest.mark.slow
-def test_steps_are_those_on_the_dequantized_base(batches):
+@pytest.mark.parametrize("gather", [(), parallel.FSDP], ids=["partitioned by the compiler", "gathered by hand"])
+def test_steps_are_those_on_the_dequantized_base(batches, gather):
     random = np.random.default_rng(0)
     shapes = models.abstract_params(CONFIG)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.standard_normal(leaf.shape, np.float32)), shapes)
     base = quantize.quantize_tree(params, "nf4")
-    ours, losses = trained(base, batches, kind="nf4")
+    ours, losses = trained(base, batches, kind="nf4", gather=gather)
     theirs, expected = trained(quantize.dequantize_tree(base), batches, kind=None)
     # The same numbers in sums of another order: a few eps of float32, which Adam's division magnifies.
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
