@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 import rational_jax
 from rational_jax import hub, models
+from rational_jax.cli.process import use_huge_pages
 from rational_jax.cli.progress import TerminalProgress
 from rational_jax.config import TrainSection
 from rational_jax.data.batches import Batches
@@ -164,4 +165,6 @@ def _write_json(file: Path, value: dict) -> None:
 
 
 if __name__ == "__main__":
+    # Huge pages change no bit of the weights. `configure_runtime` would: over two devices gradients are summed otherwise.
+    use_huge_pages()
     sys.exit(main())

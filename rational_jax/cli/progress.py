@@ -160,7 +160,8 @@ class _Task:
     def closing(self) -> str:
         """Such as "train rational: 120 steps in 0:39 · loss 0.42"."""
         counted = self.unit not in ("", SECONDS)
-        amount = f"{self.done - self._before:,} {self.unit}" if counted else "done"
+        count = self.done - self._before
+        amount = f"{count:,} {self.unit.removesuffix('s') if count == 1 else self.unit}" if counted else "done"
         earlier = f" ({self._before:,} before)" if self._before and counted else ""
         spent = duration(self._clock() - self._opened)
         return f"{self.description}: {amount}{earlier} in {spent}" + (f" · {self._note}" if self._note else "")

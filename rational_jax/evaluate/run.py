@@ -49,7 +49,7 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Results:
         inputs={f"sample/{model}": manifest["digest"] for model, manifest in samples.items()},
     )
     if stage.complete:
-        progress.message(f"evaluate: finished before, {stage.directory / RESULTS}")
+        progress.message("evaluate: already done")
         return read_results(stage.directory / RESULTS)
     answers = {model: read_answers(root, model, samples[model]) for model in samples}
     verdicts = judge_answers(stage.directory / JUDGEMENTS, answers, judge, progress)

@@ -86,6 +86,13 @@ def test_without_a_total_or_a_unit(clock):
     ]
 
 
+def test_one_is_no_plural(clock):
+    progress, out = plain(clock)
+    with progress.task("figures", total=1, unit="suites") as task:
+        task.advance()
+    assert out.getvalue() == "figures: 1 suite in 0:00\n"
+
+
 def test_work_in_expected_seconds_has_an_estimate_at_once(clock):
     progress, out = plain(clock)
     with progress.task("all", total=100, unit="s", done=20) as task:
