@@ -165,6 +165,6 @@ def _write_json(file: Path, value: dict) -> None:
 
 
 if __name__ == "__main__":
-    # Huge pages change no bit of the weights. `configure_runtime` would: over two devices gradients are summed otherwise.
+    # Huge pages change no bit of the weights. `configure_runtime` would: two devices sum gradients in another order.
     use_huge_pages()
     sys.exit(main())
