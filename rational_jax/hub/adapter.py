@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,19 @@ def _check_settings(file: Path, settings: Mapping[str, Any], config: DecoderConf
         off = value in _INITS if option == "init_lora_weights" else value in (None, False, "none", {}, [])
         if option not in _READ | _WITHOUT_EFFECT and not off:
             raise UserError(f"{file}: {option}={value!r} is not supported")
-    for option in ("r", "lora_alpha"):
-        if option not in settings:
-            raise UserError(f"{file}: {option} is missing")
+    numbers = {option: settings.get(option) for option in ("r", "lora_alpha")}
+    for option in ("rank_pattern", "alpha_pattern"):
+        numbers |= {f"{option} of {pattern!r}": value for pattern, value in (settings.get(option) or {}).items()}
+    for what, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UserError(f"{file}: {what} must be a number above 0, got {value!r}")
+    patterns = [*(settings.get("rank_pattern") or ()), *(settings.get("alpha_pattern") or ())]
+    patterns += [settings[key] for key in ("target_modules", "exclude_modules") if isinstance(settings.get(key), str)]
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{file}: {pattern!r} is no regular expression ({error})") from error
     if not any(is_target(site, settings) for site in sites(config)):
         raise UserError(f"{file}: target_modules and target_parameters name no layer; there are {_there_are(config)}")
 
