@@ -180,7 +180,7 @@ class ExportSection(Section):
         "model is too large for the memory), else self",
     )
     upload: Text | None = Field(
-        None, description="folder of an object store (gs://bucket/models) that finished parts are copied to"
+        None, description="address of a folder in an object store that finished parts are copied to"
     )
 
     @model_validator(mode="after")
