@@ -9,6 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment test
 cd "$root"
-say "Running the tests: about 5 minutes on two cores"
+say "Running the tests: about a quarter of an hour on two cores"
 # Compiling dominates and a file shares its models, so files go to processes as a whole.
 exec "$python" -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile "$@"
