@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The test suite, with its environment and installation. Slow tests are left to scripts/test_slow.sh.
 #
-#   bash scripts/test.sh                  about 5 minutes on two cores, after the installation
+#   bash scripts/test.sh                  about a quarter of an hour on two cores, after the installation
 #   bash scripts/test.sh tests/hub -x     arguments go to pytest
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
