@@ -111,7 +111,7 @@ class RMSNorm(nnx.Module):
     def __init__(self, config: DecoderConfig, size: int, layers: tuple[int, ...] | None):
         self.offset = config.norm_offset
         self.epsilon = config.norm_eps
-        whole = 1 - self.offset
+        whole = jnp.float32(1 - self.offset)  # with a dtype of its own, which a Python number has not
         if layers is None:
             self.weight = nnx.Param(jnp.full((size,), whole), axes=("norm",))
         else:
