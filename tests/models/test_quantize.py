@@ -187,7 +187,7 @@ def test_both_ways_to_look_a_level_up():
     ("kind", "moe", "execution"),
     [
         ("nf4", MOE, Execution(remat="full")),
-        ("int8", None, Execution()),
+        pytest.param("int8", None, Execution(), marks=pytest.mark.slow),
         pytest.param("nf4", None, Execution(scan=False), marks=pytest.mark.slow),
         pytest.param("int8", MIXED, Execution(), marks=pytest.mark.slow),
     ],
