@@ -1,15 +1,13 @@
 """scripts/compare_logits.py: what it prints and how it ends."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import family_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loaded_scripts import loaded_script
 
 from rational_jax import hub
 from rational_jax.models import LoraConfig, init_lora
@@ -17,17 +15,11 @@ from rational_jax.models import LoraConfig, init_lora
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "compare_logits.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare_logits_under_test", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded_script("compare_logits.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

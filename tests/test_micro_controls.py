@@ -1,26 +1,17 @@
 """The parts of scripts/micro_controls.py that decide what is compared with what."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+from loaded_scripts import loaded_script
 
 from rational_jax.config import BASE
 from rational_jax.data.sources import read_prompts
 from rational_jax.errors import UserError
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "micro_controls.py"
-
 
 @pytest.fixture(scope="module")
 def controls():
-    spec = importlib.util.spec_from_file_location("micro_controls_under_test", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded_script("micro_controls.py") as module:
+        yield module
 
 
 @pytest.fixture
