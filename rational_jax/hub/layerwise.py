@@ -164,7 +164,8 @@ def their_steps(
         """What is in no layer, with these rows of the vocabulary only."""
         found = {"model.norm.weight": _torch_rows(files, f"{prefix}model.norm.weight")}
         for name in ("model.embed_tokens.weight", "lm_head.weight")[: 1 if config.tie_embeddings else 2]:
-            found[name] = torch.cat([_torch_rows(files, prefix + name, *part) for part in parts])
+            rows = [_torch_rows(files, prefix + name, *part) for part in parts]
+            found[name] = torch.cat(rows) if len(rows) > 1 else rows[0]
         return found
 
     tokens, where = np.unique(np.concatenate(rows), return_inverse=True)

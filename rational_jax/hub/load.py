@@ -23,8 +23,11 @@ from safetensors import SafetensorError, safe_open
 
 from rational_jax.errors import UserError
 from rational_jax.hub.families import TreePath
-from rational_jax.hub.weights import BLOCK_BYTES, FileWeights
+from rational_jax.hub.weights import FileWeights
 from rational_jax.models import DecoderConfig, quantize
+
+AT_ONCE_BYTES = 64 * 1024**2
+"""An array of more is loaded layer by layer."""
 
 
 def open_safetensors(file: Path) -> Any:
@@ -82,7 +85,7 @@ def _load(
         one = _placed(read, stop - start, shape, next(iter(targets.values())))
         return {path[-1]: one} if kind is None else _quantizer(kind, tuple(targets.items()))(one)
 
-    if weights.table[path].layers is None or math.prod(shape) * stored.itemsize <= BLOCK_BYTES:
+    if weights.table[path].layers is None or math.prod(shape) * stored.itemsize <= AT_ONCE_BYTES:
         return made(0, height, shape, targets)
     arrays = {
         name: jax.jit(functools.partial(jnp.zeros, *parts[name]), out_shardings=target)()

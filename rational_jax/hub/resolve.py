@@ -37,11 +37,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def resolve(name: str, revision: str | None = None) -> Path:
+def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local directory of a model: "micro" (in this package), a directory, or a Hub id, which is downloaded.
 
     Only safetensors, configuration, tokenizer and licence files are fetched from the Hub, never a pickle. `revision`
-    is a branch, tag or commit of a Hub repository. Raises UserError where there is no such model or no network.
+    is a branch, tag or commit of a Hub repository. Without `weights` only its config.json is fetched, which
+    `load_config` needs. Raises UserError where there is no such model or no network.
     """
     directory = _MICRO_DIRECTORY if name == MICRO else Path(name)
     if directory.is_dir():
@@ -52,14 +53,14 @@ def resolve(name: str, revision: str | None = None) -> Path:
         raise UserError(f"the embedded model is missing from this installation ({directory})")
     if not _HUB_ID.fullmatch(name):
         raise UserError(f"model {name!r}: there is no such directory, and a Hub id looks like 'organisation/model'")
-    return _download(name, revision)
+    return _download(name, revision, weights)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, weights: bool) -> Path:
     # Imported here because it costs half a second that no local model needs.
     from huggingface_hub import errors, snapshot_download
 
-    wanted = [*_DOWNLOADED, *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES]
+    wanted = [*_DOWNLOADED, *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES] if weights else ["config.json"]
     at = f" at revision {revision!r}" if revision else ""
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
@@ -75,7 +76,7 @@ def _download(name: str, revision: str | None) -> Path:
         raise UserError(f"model {name!r}: no directory of that name, and not a Hub id ({error})") from error
     except errors.HfHubHTTPError as error:
         raise UserError(f"model {name!r}{at} could not be downloaded: {str(error).splitlines()[0]}") from error
-    if not any(found.glob("*.safetensors")):
+    if weights and not any(found.glob("*.safetensors")):
         raise UserError(
             f"model {name!r}{at} has no safetensors weights on the Hub; pickle files can run code and are refused"
         )

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,11 +97,16 @@ def write_model(
         total = sum(tensor.stored.size for tensor in planned)
         index = {"metadata": metadata | {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(directory / INDEX_FILE, index)
-    for name, shard in zip(names, shards, strict=True):
-        if kept is None or name not in kept.files:
-            digest = _write_shard(directory / name, shard)
-            if kept is not None:
-                kept.add(name, digest)
+    with ThreadPoolExecutor(1) as keeper:
+        there, kept_files = set(kept.files if kept else ()), []
+        for name, shard in zip(names, shards, strict=True):
+            if name not in there:
+                digest = _write_shard(directory / name, shard)
+                if kept is not None:
+                    # The next file is written while this one goes to the disk.
+                    kept_files.append(keeper.submit(kept.add, name, digest))
+        for keeping in kept_files:
+            keeping.result()
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -207,7 +207,7 @@ def distance_from_quantized(
 
 def is_layerwise(mode: str, config: DecoderConfig) -> bool:
     """Whether a check in this mode takes the model layer by layer, as it is too large for the memory that is free."""
-    if mode != "auto":
+    if mode in ("transformers", "layerwise"):
         return mode == "layerwise"
     elements = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
     # Two sides in float32, and as much again for what is cast and what is computed.

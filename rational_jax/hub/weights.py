@@ -21,8 +21,9 @@ from rational_jax.hub.families import TreePath, family_of, weight_table
 from rational_jax.hub.tensor_files import TensorFiles
 from rational_jax.models import DecoderConfig, abstract_params
 
-BLOCK_BYTES = 64 * 1024**2
-"""About how much is read, computed and written at a time."""
+BLOCK_BYTES = 8 * 1024**2
+"""How much of a matrix is read, computed and written at a time. Larger blocks are mapped anew each time, page by page,
+which takes longer than what is done with them."""
 
 
 class Weights(abc.ABC):

@@ -163,9 +163,8 @@ def _write_part(
             hub.write_model(directory, decoder, trained.weights, source=trained.base, kept=folder)
             verification = hub.verify_model(directory, decoder, trained.weights, **gate)
             if trained.quantized and rows:
-                distance = hub.distance_from_quantized(
-                    trained.base, decoder, trained.weights, trained.factors, trained.lora, trained.quantized, rows
-                )
+                run = (trained.factors, trained.lora, trained.quantized)
+                distance = hub.distance_from_quantized(trained.base, decoder, trained.weights, *run, **gate)
                 verification = dataclasses.replace(verification, from_quantized=distance)
         else:
             named = {"base_name": config.model.name, "base_revision": trained.identity["revision"]}

@@ -40,7 +40,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["whole arrays", "layer by layer"])
 def test_columns_on_every_device_from_one_reading(mixed, counted, monkeypatch, at_once):
-    monkeypatch.setattr(load, "BLOCK_BYTES", 2**30 if at_once else 0)
+    monkeypatch.setattr(load, "AT_ONCE_BYTES", 2**30 if at_once else 0)
     config = hub.load_config(mixed)
     expected = hub.weights.FileWeights(config, mixed).tree()
     mesh = make_mesh(replica=2, fsdp=2, tensor=1, devices=jax.devices()[:4])
@@ -55,7 +55,7 @@ def test_columns_on_every_device_from_one_reading(mixed, counted, monkeypatch, a
 
 def test_no_more_than_a_layer_is_on_the_host(mixed, counted, monkeypatch):
     """What is made for the devices at a time is a layer of one array, not a stack of all layers."""
-    monkeypatch.setattr(load, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(load, "AT_ONCE_BYTES", 0)
     config = hub.load_config(mixed)
     put, sizes = jax.device_put, []
     monkeypatch.setattr(jax, "device_put", lambda x, *a: sizes.append(x.nbytes) or put(x, *a))
@@ -85,7 +85,7 @@ placed = shardings(
     make_mesh(replica=2, fsdp=2), DEFAULT_RULES, models.abstract_params(config), models.logical_axes(config)
 )
 found = []
-for load.BLOCK_BYTES in (0, 2**30):
+for load.AT_ONCE_BYTES in (0, 2**30):
     sizes.clear()
     params = hub.load_params(directory, config, shardings=placed)
     found.append(sum(sizes))

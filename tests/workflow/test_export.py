@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,6 +237,19 @@ def test_the_gate_lets_nothing_wrong_appear(lora_run, monkeypatch):
     monkeypatch.undo()
     export.run(lora_run(verify="self"), "rational")
     assert (directory / "merged").is_dir()
+
+
+def test_an_object_store_gets_a_copy_that_counts_when_it_is_complete(lora_run):
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    directory = export.run(lora_run(verify="self", adapter=False), "rational")
+    # A finished export can be uploaded later: where it goes is no setting that the export depends on.
+    for _ in range(2):
+        export.run(lora_run(verify="self", adapter=False, upload="memory://bucket/models/"), "rational")
+    found = {name.removeprefix("/bucket/models/rational/"): store.cat_file(name) for name in store.find("/bucket")}
+    assert json.loads(found.pop("COMMITTED.json")) == read_stage(directory, verb="export")["outputs"]
+    assert found == {f"merged/{file.name}": file.read_bytes() for file in (directory / "merged").iterdir()}
+    store.store.clear()
 
 
 def test_what_is_not_there_is_named(lora_run, base, tmp_path):
