@@ -302,6 +302,9 @@ def upload(directory: str | Path, address: str, digests: Mapping[str, str]) -> N
         store.rm_file(marker)
     for name, digest in digests.items():
         if done.get(name) != digest or not store.exists(f"{root}/{name}"):
+            # The record loses a file before it is overwritten, or it would name what a stop in between has replaced.
+            if done.pop(name, None):
+                store.pipe_file(record, _json_bytes(done, indent=2))
             store.put_file(str(Path(directory) / name), f"{root}/{name}")
             done[name] = digest
             store.pipe_file(record, _json_bytes(done, indent=2))

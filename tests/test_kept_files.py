@@ -125,6 +125,31 @@ def test_another_upload_in_the_same_place_never_mixes(folder, store, monkeypatch
     assert found == {"model/merged/1.safetensors": b"shard 1", "model/merged/2.safetensors": b"SHARD 2"}
 
 
+def test_two_stopped_uploads_in_the_same_place_never_mix(folder, store, monkeypatch):
+    """Of two folders that differ in a file: the second is stopped after it replaced it, then the first goes on."""
+    first = digests(folder)
+    put, put_names = type(store).put_file, []
+
+    def dying(self, source, name, **options):
+        if put_names.count("2.safetensors") == 2:
+            raise ConnectionError("stopped")
+        put_names.append(name.rpartition("/")[2])
+        put(self, source, name, **options)
+        if put_names.count("2.safetensors") == 2 or put_names[-1] == "3.safetensors":
+            raise ConnectionError("stopped")
+
+    monkeypatch.setattr(type(store), "put_file", dying)
+    with pytest.raises(ConnectionError):
+        upload(folder, "memory://bucket/model", first)
+    (folder / "merged" / "2.safetensors").write_text("SHARD 2")
+    with pytest.raises(ConnectionError):
+        upload(folder, "memory://bucket/model", digests(folder))
+    (folder / "merged" / "2.safetensors").write_text("shard 2")
+    monkeypatch.setattr(type(store), "put_file", put)
+    upload(folder, "memory://bucket/model", first)
+    assert objects(store)["model/merged/2.safetensors"] == b"shard 2"
+
+
 def test_an_unknown_store_is_named(folder):
     with pytest.raises(UserError, match="nowhere://bucket"):
         upload(folder, "nowhere://bucket/model", digests(folder))
