@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from rational_jax.cli import curate, demo, evaluate, export, report, sample, train
+from rational_jax.cli import curate, demo, evaluate, export, plan, report, sample, train
 from rational_jax.cli.process import STOPPED, stopped
 from rational_jax.cli.session import FAILED, fail
 
@@ -19,7 +19,8 @@ app = typer.Typer(
 
     \b
     prompts -> curate -> train -> export -> sample -> evaluate -> report
-    `rational demo` runs all of them on a small model that comes with the package.
+    `rational demo` runs all of them on a small model that comes with the package, and `rational plan`
+    says what training a large one takes on TPUs that are not there.
 
     \b
     Each verb takes a configuration file and changes to it:
@@ -28,7 +29,16 @@ app = typer.Typer(
 
     Rerunning a command continues where it was stopped. See `rational VERB --help`.""",
 )
-for _verb in (demo.demo, curate.curate, train.train, export.export, sample.sample, evaluate.evaluate, report.report):
+for _verb in (
+    demo.demo,
+    curate.curate,
+    train.train,
+    export.export,
+    sample.sample,
+    evaluate.evaluate,
+    report.report,
+    plan.plan,
+):
     app.command()(_verb)
 
 # The base of all complaints about options and arguments. Typer has moved it between versions, its child it has not.

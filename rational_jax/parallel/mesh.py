@@ -23,8 +23,9 @@ def make_mesh(
     """A mesh over all devices; one size may be -1, which takes what the others leave.
 
     `fsdp` may be up to three factors, one for each axis of a TPU's torus: collectives that go round one axis at a time
-    are real reduce-scatters there. On several slices `replica` is what lies on the slow network between them. Raises
-    UserError where the sizes do not multiply to the number of devices.
+    are real reduce-scatters there, so on TPUs -1 becomes these factors where fsdp is all of a slice. On several slices
+    `replica` is what lies on the slow network between them. Raises UserError where the sizes do not multiply to the
+    number of devices.
     """
     devices = jax.devices() if devices is None else devices
     factors = (fsdp,) if isinstance(fsdp, int) else tuple(fsdp)
@@ -38,10 +39,21 @@ def make_mesh(
         raise UserError(f"mesh {wanted}: only one size may be -1")
     if open_axes and len(devices) % known == 0:
         sizes[open_axes[0]] = len(devices) // known
+        if fsdp == -1:
+            sizes |= dict(zip(FSDP, _torus(devices, sizes["fsdp"]), strict=False))
     if math.prod(sizes.values()) != len(devices):
         raise UserError(f"mesh {wanted} does not fit {len(devices)} devices: the sizes must multiply to that number")
     # Auto: the compiler propagates shardings from the arguments; jax now makes axes explicit by default.
     return Mesh(_laid_out(tuple(sizes[name] for name in AXES), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _torus(devices: Sequence, size: int) -> tuple[int, ...]:
+    """The axes of a slice's torus that are longer than 1, where they make up `size` devices; else `size` itself."""
+    coordinates = [getattr(device, "coords", None) for device in devices]
+    if None in coordinates:
+        return (size,)
+    factors = tuple(n for axis in zip(*coordinates, strict=True) if (n := len(set(axis))) > 1)
+    return factors if math.prod(factors) == size and len(factors) <= len(FSDP) else (size,)
 
 
 def _laid_out(shape: tuple[int, ...], devices: Sequence) -> np.ndarray:

@@ -1,0 +1,111 @@
+"""`rational plan`."""
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rational_jax.cli.session import PrintConfig, Words, session
+from rational_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rational_jax.workflow.plan import Plan
+
+Topology = Annotated[
+    str | None,
+    typer.Option("--topology", metavar="KIND:AxB[xC]", help="The TPU of one slice: v5e:4x4, v6e:8x8, v5p:2x2x2."),
+]
+Slices = Annotated[int, typer.Option("--slices", min=1, help="Slices, joined by the slow network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
+Price = Annotated[
+    float | None, typer.Option("--chip-hour-price", metavar="USD", min=0.0, help="What one chip costs an hour.")
+]
+
+
+def plan(
+    words: Words = None,
+    topology: Topology = None,
+    slices: Slices = 1,
+    as_json: Json = False,
+    chip_hour_price: Price = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Compiles the training step for TPUs that are not there: does it fit, and what does it cost.
+
+    \b
+    Needs libtpu (pip install 'rational_jax[tpu]') and the model's config.json; no TPU and no weights.
+      rational plan llama3.1-8b-lora.yaml --topology v5e:4x4
+      rational plan llama3.1-8b-full.yaml --topology v5e:8x8 mesh.fsdp=[8,8] train.batch_size=64
+      rational plan llama3.1-8b-qlora.yaml --topology v5e:1x1 --chip-hour-price 1.2 --json
+    """
+    # A process whose jax looks for a TPU cannot compile for one that is not there; jax reads this when it is imported.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    with session(words, print_config) as (config, progress):
+        if topology is None:
+            raise UserError("--topology is missing: which TPU is it for, such as --topology v5e:4x4?")
+        from rational_jax.workflow import plan
+
+        if as_json:
+            from rich.console import Console
+
+            progress = type(progress)(Console(stderr=True, highlight=False))
+        made = plan.run(config, topology, slices, progress)
+        if as_json:
+            print(json.dumps(made.to_json(chip_hour_price), indent=1))
+        else:
+            _show(made, chip_hour_price)
+
+
+def _show(made: "Plan", price: float | None) -> None:
+    from rational_jax.cli.summary import print_table
+    from rational_jax.workflow.plan import ESTIMATE
+
+    for note in made.notes:
+        print(f"note: {note}")
+    memory = made.memory
+    where = f"{made.chips} chips of {memory.limit:g} GiB ({made.topology})"
+    print(f"\n{'fits' if made.fits else 'does not fit'} {where}")
+    rows = [("parameters", memory.parameters), ("optimizer", memory.optimizer), ("batch", memory.batch)]
+    rows += [("padding of these", memory.padding), ("activations and temporaries", memory.temporaries)]
+    rows += [("peak", made.peak_gib), ("headroom", made.headroom_gib), ("limit", memory.limit)]
+    print_table(("memory of a chip", "GiB"), [(name, f"{gib:.2f}") for name, gib in rows if gib is not None])
+    if not made.fits:
+        print("\nwhat to change, cheapest first:")
+        for number, change in enumerate(made.advice, 1):
+            print(f"  {number}. {change}")
+        return
+    kinds = sorted(made.collectives.items())
+    if kinds:
+        moved = [
+            (kind, f"{of.times:,}", f"{of.gib:.2f}", f"{of.gib - of.exposed_gib:.2f}", f"{of.exposed_gib:.2f}")
+            for kind, of in kinds
+        ]
+        print_table(("collectives of a chip and step", "times", "GiB", "overlapped", "exposed"), moved)
+    if made.kernels:
+        print_table(("kernels", "times"), [(name, f"{times:,}") for name, times in sorted(made.kernels.items())])
+    print_table(("in a step", ESTIMATE), _estimates(made, price))
+    print("\nA compiled estimate is a bound and no measurement: no step is shorter.")
+    if made.unknown:
+        print(f"There is none of the time: {made.unknown}.")
+
+
+def _estimates(made: "Plan", price: float | None) -> list[tuple[str, str]]:
+    rows = [
+        ("model FLOPs of a chip", f"{made.model_flops / 1e12:.1f} T"),
+        ("matrix products of a chip, recomputed ones too, without kernels", f"{made.matmul_flops / 1e12:.1f} T"),
+    ]
+    if times := made.estimate:
+        rows += [
+            ("computing", f"{times.compute:.3f} s"),
+            ("links, overlapped", f"{times.overlapped:.3f} s"),
+            ("links, exposed", f"{times.exposed:.3f} s"),
+            ("step", f"{times.step:.3f} s"),
+            ("tokens/s of all chips", f"{made.tokens_per_second:,.0f}"),
+            ("MFU", f"at most {times.bound:.1f}%"),
+            (f"the run's {made.steps:,} steps", f"{made.run_hours:.2f} h"),
+        ]
+        if price is not None:
+            rows.append((f"the run at {price:g} USD a chip and hour", f"{made.cost(price):,.2f} USD"))
+    rows.append(("compiling it here, measured", f"{made.lower_seconds + made.compile_seconds:.1f} s"))
+    return rows
