@@ -26,6 +26,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 Remat = Literal["none", "save-matmuls", "save-mlp", "save-attention", "offload", "full"]
 MeshSize = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 Text = Annotated[str, Field(min_length=1)]
+Flag = Annotated[str, Field(pattern=r"^xla_\w+=[\w.,:-]+$")]
 Day = Annotated[str, AfterValidator(_day)]
 Layout = Literal["rational", "refusal", "answer-first", "shuffled"]
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -145,6 +146,7 @@ class TrainSection(Section):
     batch_size: Count = Field(16, description="packed rows a step, over all devices")
     micro_batches: Count = Field(1, description="parts of a batch whose gradients are added up, to save memory")
     remat: Remat = Field("none", description="what the backward pass computes again: nothing, ..., the whole forward")
+    tpu_flags: tuple[Flag, ...] = Field((), description="options of the TPU compiler, NAME=VALUE; unused elsewhere")
     z_loss: NotNegative = Field(0.0, description="weight of the squared log-partition in the loss")
     sequence_length: Annotated[int, Field(ge=8, le=2**20)] = Field(256, description="length of a packed row (tokens)")
     optimizer: Text = Field("adamw", description="any optimizer of optax, by name")

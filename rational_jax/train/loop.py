@@ -24,16 +24,24 @@ class Compiled(NamedTuple):
     batch_sharding: NamedSharding
 
 
-def jit_step(train_step: Callable, mesh: Mesh, state: TrainState) -> Callable:
+def jit_step(train_step: Callable, mesh: Mesh, state: TrainState, compiler_options: dict | None = None) -> Callable:
     """Jits a step whose state keeps its shardings, so that the second call finds the first one's program."""
     replicated = NamedSharding(mesh, jax.sharding.PartitionSpec())
     kept = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(kept, replicated))
+    shardings = (kept, replicated)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings, compiler_options=compiler_options)
 
 
-def compile_step(train_step: Callable, mesh: Mesh, state: TrainState, rules: AxisRules = DEFAULT_RULES) -> Compiled:
+def compile_step(
+    train_step: Callable,
+    mesh: Mesh,
+    state: TrainState,
+    rules: AxisRules = DEFAULT_RULES,
+    compiler_options: dict | None = None,
+) -> Compiled:
     """A jitted step, and the sharding of the batches that it takes."""
-    return Compiled(jit_step(train_step, mesh, state), NamedSharding(mesh, rules.spec(("batch", "sequence"))))
+    step = jit_step(train_step, mesh, state, compiler_options)
+    return Compiled(step, NamedSharding(mesh, rules.spec(("batch", "sequence"))))
 
 
 def fit(

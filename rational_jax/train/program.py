@@ -24,7 +24,7 @@ class Program:
     """One training step of a configuration on a mesh, and the arrays it works on.
 
     `trainable` and `frozen` are nested dicts of `jax.ShapeDtypeStruct`s with their shardings. `quantized` is how the
-    frozen linear layers are kept, None for as they are.
+    frozen linear layers are kept, None for as they are. `compiler_options` are for this platform's compiler.
     """
 
     decoder: DecoderConfig
@@ -35,6 +35,7 @@ class Program:
     execution: Execution
     optimizer: optax.GradientTransformation
     train_step: Callable
+    compiler_options: dict[str, str] | None
     trainable: dict
     frozen: dict
 
@@ -109,6 +110,7 @@ def make_program(
         execution=execution,
         optimizer=optimizer,
         train_step=train_step,
+        compiler_options=dict(flag.split("=", 1) for flag in section.tpu_flags) if platform == "tpu" else None,
         trainable=trainable,
         frozen=frozen,
     )

@@ -56,7 +56,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full")
     trainable, frozen = _parameters(config, base, program)
     state = init_state(trainable, program.optimizer, mesh)
-    compiled = compile_step(program.train_step, mesh, state, program.rules)
+    compiled = compile_step(program.train_step, mesh, state, program.rules, program.compiler_options)
     batches = Batches(packed, batch_size=section.batch_size, seed=config.seed)
     metadata = {
         "method": section.method,

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -143,12 +144,14 @@ class Plan:
         }
 
 
-def run(config: RunConfig, topology: str, slices: int = 1, progress: Progress = SILENT) -> Plan:
+def run(
+    config: RunConfig, topology: str, slices: int = 1, progress: Progress = SILENT, *, module: Path | None = None
+) -> Plan:
     """Compiles the training step of `config` for `slices` slices of a topology such as "v5e:4x4".
 
-    Needs the model's config.json and no weights. Call it in a process with JAX_PLATFORMS=cpu. Raises UserError where
-    libtpu is missing, the topology is unknown, or the settings do not fit the model or the mesh; that the step does not
-    fit a chip's memory is a result and no error.
+    `module` is a file that the text of the compiled program goes to. Needs the model's config.json and no weights; call
+    it in a process with JAX_PLATFORMS=cpu. Raises UserError where libtpu is missing, the topology is unknown, or the
+    settings do not fit the model or the mesh; that the step does not fit a chip's memory is a result and no error.
     """
     decoder = hub.load_config(hub.resolve(config.model.name, config.model.revision, weights=False))
     kind = topology.partition(":")[0]
@@ -158,11 +161,11 @@ def run(config: RunConfig, topology: str, slices: int = 1, progress: Progress = 
     mesh = make_mesh(**config.mesh.model_dump(), devices=devices)
     notes: list[str] = []
     program = make_program(config, decoder, mesh, "tpu", notes.append)
-    return compiled_plan(config, program, topology, tuple(notes), progress)
+    return _compiled(config, program, topology, tuple(notes), progress, module)
 
 
-def compiled_plan(
-    config: RunConfig, program: Program, topology: str, notes: tuple[str, ...] = (), progress: Progress = SILENT
+def _compiled(
+    config: RunConfig, program: Program, topology: str, notes: tuple[str, ...], progress: Progress, module: Path | None
 ) -> Plan:
     """The plan of a program that is made for the devices of a topology."""
     section, mesh = config.train, program.mesh
@@ -193,7 +196,9 @@ def compiled_plan(
     }
     with progress.task(f"compile for {topology}", total=None), jax.set_mesh(mesh):
         clock = time.perf_counter()
-        lowered = jit_step(program.train_step, mesh, state).lower(state, program.frozen, batch)
+        lowered = jit_step(program.train_step, mesh, state, program.compiler_options).lower(
+            state, program.frozen, batch
+        )
         shared["lower_seconds"] = time.perf_counter() - clock
         clock = time.perf_counter()
         try:
@@ -215,7 +220,10 @@ def compiled_plan(
                 **shared,
             )
         shared["compile_seconds"] = time.perf_counter() - clock
-    analysis, costs = compiled.memory_analysis(), read_costs(compiled.as_text())
+    analysis, text = compiled.memory_analysis(), compiled.as_text()
+    if module is not None:
+        module.write_text(text)
+    costs = read_costs(text)
     arguments, peak = analysis.argument_size_in_bytes / GIB, analysis.peak_memory_in_bytes / GIB
     times, unknown = None, None
     executed = splash_flops(program.decoder, section.sequence_length)

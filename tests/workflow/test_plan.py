@@ -98,7 +98,7 @@ def test_settings_that_fit_nothing(model, topology, words, complaint):
 
 
 def test_unknown_chips_and_missing_models(model, tmp_path):
-    with pytest.raises(UserError, match="v7x:2x2.*v5e"):
+    with pytest.raises(UserError, match=r"v7x:2x2.*v5e"):
         plan.run(load_config(None, [f"model.name={model}"]), "v7x:2x2")
     with pytest.raises(UserError, match=r"config\.json"):
         plan.run(load_config(None, [f"model.name={tmp_path}"]), "v5e:2x2")
