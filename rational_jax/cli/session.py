@@ -12,9 +12,9 @@ import typer
 
 from rational_jax.cli.process import STOPPED
 from rational_jax.errors import UserError
+from rational_jax.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from rational_jax.cli.progress import TerminalProgress
     from rational_jax.config import RunConfig
 
 FAILED = 2
@@ -46,9 +46,11 @@ _FILE_SYSTEM = {
 
 @contextmanager
 def session(
-    words: Sequence[str] | None, print_config: bool, *, jax: bool = False
-) -> Iterator[tuple["RunConfig", "TerminalProgress"]]:
+    words: Sequence[str] | None, print_config: bool, *, jax: bool = False, processes: bool = False
+) -> Iterator[tuple["RunConfig", "Progress"]]:
     """The configuration and the progress for the body of a verb. `jax`: the body computes, so JAX is set up first.
+
+    `processes`: the body may be run by several processes at once, of which only the lead shows progress.
 
     A UserError, or a disk that cannot be written, ends the command with one line; Ctrl-C with the advice to run it
     again. All else passes through with its traceback.
@@ -65,12 +67,18 @@ def session(
             from rational_jax.parallel.setup import configure_runtime
 
             configure_runtime()
+        lead = True
+        if processes:
+            from rational_jax.parallel.processes import is_lead, join
+
+            join()
+            lead = is_lead()
         from rational_jax.cli.progress import TerminalProgress
 
         # What libraries announce to programmers means nothing to who runs the command, and breaks into the bars.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield config, TerminalProgress()
+        yield config, TerminalProgress() if lead else SILENT
         sys.stdout.flush()
     except UserError as error:
         fail(str(error))

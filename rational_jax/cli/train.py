@@ -20,8 +20,13 @@ def train(words: Words = None, arm: Arms = None, print_config: PrintConfig = Fal
       rational train configs/demo.yaml train.steps=200 train.learning_rate=5e-4 run=runs/longer
       rational train --arm rational
       tensorboard --logdir runs/demo/train     to watch it
+
+    \b
+    On several machines run the same command on each, with one RUN folder that all of them see. TPU pods,
+    srun and mpirun are found by themselves; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
-    with session(words, print_config, jax=True) as (config, progress):
+    with session(words, print_config, jax=True, processes=True) as (config, progress):
         from rational_jax import train
 
         for name in chosen(arm, config.train.arms, "--arm", "train.arms"):

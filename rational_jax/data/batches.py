@@ -1,5 +1,6 @@
 """Batches of packed rows: a pure function of seed and step, so a resumed run needs no iterator state."""
 
+import jax
 import numpy as np
 
 from rational_jax.data.packing import Packed
@@ -36,10 +37,23 @@ class Batches:
             raise ValueError(f"step {step} is less than 0")
         return np.asarray(self._order[step])
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of a step (from 0): tokens, segments, positions, weights and kinds, each [B, S]."""
-        rows = self.rows_of(step)
+    def batch(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
+        """The batch of a step (from 0) or a part of it: tokens, segments, positions, weights and kinds, each [B, S]."""
+        rows = self.rows_of(step)[part]
         return {name: array[rows] for name, array in self._arrays.items()}
+
+    def placed(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+        """The batch of a step on the devices of `sharding`, of which this process reads only what lies on its own."""
+        shape = (self.batch_size, self._arrays["tokens"].shape[1])
+        indices = sharding.addressable_devices_indices_map(shape)
+        parts = {device: (rows.indices(shape[0]), columns) for device, (rows, columns) in indices.items()}
+        read = {rows: self.batch(step, slice(*rows)) for rows, _ in parts.values()}
+
+        def assembled(name: str) -> jax.Array:
+            pieces = [jax.device_put(read[rows][name][:, columns], device) for device, (rows, columns) in parts.items()]
+            return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+        return {name: assembled(name) for name in self._arrays}
 
     def epochs(self, steps: int) -> float:
         """How many times each row has been shown after that many steps."""

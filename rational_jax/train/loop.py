@@ -48,7 +48,7 @@ def fit(
     compiled: Compiled,
     state: TrainState,
     frozen: dict,
-    batch_at: Callable[[int], dict[str, np.ndarray]],
+    batch_at: Callable[[int], dict[str, np.ndarray | jax.Array]],
     *,
     mesh: Mesh,
     steps: int,
@@ -71,8 +71,9 @@ def fit(
 
         def settle(pending) -> None:
             nonlocal clock
-            step, values, tokens = pending
+            step, values = pending
             values = {name: float(value) for name, value in values.items()}
+            tokens = values.pop("tokens")
             if not math.isfinite(values["loss"]):
                 loss = values["loss"]
                 raise UserError(f"{description}: the loss is {loss} at step {step}; lower train.learning_rate")
@@ -86,14 +87,13 @@ def fit(
 
         for index in range(start, steps):
             batch = batch_at(index)
-            tokens = int(np.count_nonzero(batch["segments"]))
             placed = jax.device_put(batch, compiled.batch_sharding)
             state, values = compiled.step(state, frozen, placed)
             if compiled.step._cache_size() > 1:
                 raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed")
             if pending:
                 settle(pending)
-            pending = (index + 1, values, tokens)
+            pending = (index + 1, values)
             if checkpoints and (index + 1 == steps or (save_every and (index + 1) % save_every == 0)):
                 settle(pending)  # a state whose loss was not finite is never saved
                 pending = None

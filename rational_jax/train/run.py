@@ -1,6 +1,7 @@
 """`rational train`: SFT of one arm on what `rational curate` left."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from rational_jax.data.rationale_dataset import read_hf, read_tfds
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.parallel import make_mesh
+from rational_jax.parallel.processes import agreed, is_lead
 from rational_jax.progress import SILENT, Progress
 from rational_jax.text.chat import Renderer
 from rational_jax.train.loop import compile_step, fit
@@ -32,18 +34,21 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     run_dir = Path(config.run)
     curated = read_stage(run_dir / "curate", verb="curate")
     base = hub.resolve(config.model.name, config.model.revision)
-    stage = Stage.open(
-        run_dir / "train" / arm,
-        verb="train",
-        settings={
-            "seed": config.seed,
-            "chat": config.chat.model_dump(mode="json"),
-            "model": config.model.model_dump(mode="json"),
-            "train": section.model_dump(mode="json", exclude={"arms"}),
-        },
-        inputs={"curate": curated["digest"], "base": hub.identity(base)},
-    )
-    if stage.complete:
+    directory = run_dir / "train" / arm
+    settings = {
+        "seed": config.seed,
+        "chat": config.chat.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "train": section.model_dump(mode="json", exclude={"arms"}),
+    }
+    inputs = {"curate": curated["digest"], "base": hub.identity(base)}
+    stages = []  # the lead process alone opens the folder
+
+    def is_complete() -> bool:
+        stages.append(Stage.open(directory, verb="train", settings=settings, inputs=inputs))
+        return stages[0].complete
+
+    if agreed(is_complete):
         progress.message(f"train {arm}: already done")
         return
 
@@ -65,17 +70,17 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         "base": hub.identity(base),
         "arm": arm,
     }
-    with Checkpoints(stage.directory / "checkpoints", keep=section.keep_checkpoints) as checkpoints:
-        latest = checkpoints.latest()
+    with Checkpoints(directory / "checkpoints", keep=section.keep_checkpoints) as checkpoints:
+        latest = agreed(checkpoints.latest)
         if latest is not None:
             state = type(state)(**checkpoints.restore(latest, state._asdict()))
             progress.message(f"train {arm}: continues from step {latest}")
-        with MetricsLog(stage.directory, resumed_step=latest or 0) as metrics:
+        with MetricsLog(directory, resumed_step=latest or 0) if is_lead() else nullcontext() as metrics:
             state = fit(
                 compiled,
                 state,
                 frozen,
-                batches.batch,
+                lambda step: batches.placed(step, compiled.batch_sharding),
                 mesh=mesh,
                 steps=section.steps,
                 checkpoints=checkpoints,
@@ -86,7 +91,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
                 description=f"train {arm}",
                 progress=progress,
             )
-    stage.finish(outputs={}, figures={"packing": dataclasses.asdict(report)})
+    for stage in stages:
+        stage.finish(outputs={}, figures={"packing": dataclasses.asdict(report)})
 
 
 def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:

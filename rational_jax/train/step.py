@@ -34,8 +34,9 @@ def init_state(trainable: dict, optimizer: optax.GradientTransformation, mesh: M
         trainable,
         transform_non_params=lambda _: replicated,
     )
-    opt_state = jax.jit(optimizer.init, out_shardings=placed)(trainable)
-    return TrainState(trainable, opt_state, jax.device_put(jnp.zeros((), jnp.int32), replicated))
+    # Made under jit, where all processes of a mesh agree without asking each other.
+    start = jax.jit(lambda x: (optimizer.init(x), jnp.zeros((), jnp.int32)), out_shardings=(placed, replicated))
+    return TrainState(trainable, *start(trainable))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def make_train_step(
 
     `frozen` is what is not trained: the base under LoRA, nothing for full SFT. Metrics are float32 scalars: the loss
     that is minimised, its parts on reasoning and on answer tokens (nats a token; NaN where a batch has none), and the
-    gradient's norm before clipping.
+    gradient's norm before clipping; `tokens` (int32) are those of the batch, without padding.
 
     With `execution.gather` the gradient is computed under `shard_map`: each device runs its own rows and gathers a
     layer's weights just before it is run; `mesh`, and the logical `axes` of all arrays, are needed then. Otherwise the
@@ -113,6 +114,7 @@ def make_train_step(
             "loss_reasoning": sums.reasoning / sums.reasoning_tokens,
             "loss_answer": sums.answer / sums.answer_tokens,
             "grad_norm": optax.tree.norm(grads),
+            "tokens": jnp.count_nonzero(batch["segments"]),
         }
         return TrainState(optax.apply_updates(state.trainable, updates), opt_state, state.step + 1), metrics
 

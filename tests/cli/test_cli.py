@@ -44,6 +44,8 @@ def rooms(monkeypatch):
     setup = types.SimpleNamespace(configure_runtime=lambda: state.calls.append("set up"))
     monkeypatch.setitem(sys.modules, "rational_jax.parallel", types.SimpleNamespace(setup=setup))
     monkeypatch.setitem(sys.modules, "rational_jax.parallel.setup", setup)
+    alone = types.SimpleNamespace(join=lambda: None, is_lead=lambda: True)
+    monkeypatch.setitem(sys.modules, "rational_jax.parallel.processes", alone)
     return state
 
 
