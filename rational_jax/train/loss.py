@@ -74,7 +74,7 @@ def _chunk_count(shape: tuple[int, int], chunk_tokens: int) -> int:
 def _visit(
     config: DecoderConfig, z_loss: float, hidden_BxCxD: jax.Array, matrix_VxD: jax.Array, targets: Targets
 ) -> tuple[LossSums, jax.Array, jax.Array]:
-    """The sums of one chunk, and the gradient of the weighted one for its hidden states and for the matrix."""
+    """The sums of one chunk, and the gradient of the weighted one for its hidden states and for its scores."""
     scores_BxCxV = jnp.einsum("bcd,vd->bcv", hidden_BxCxD, matrix_VxD, preferred_element_type=jnp.float32)
     logits, pull = jax.vjp(functools.partial(bend_logits, config), scores_BxCxV)
     partition = jax.nn.logsumexp(logits, axis=-1)
@@ -94,16 +94,16 @@ def _visit(
     chosen = jnp.arange(logits.shape[-1]) == targets.tokens[..., None]
     (d_scores,) = pull((softmax - chosen) * targets.weights[..., None])
     d_scores = d_scores.astype(hidden_BxCxD.dtype)
-    d_hidden = jnp.einsum("bcv,vd->bcd", d_scores, matrix_VxD)
-    return sums, d_hidden, jnp.einsum("bcv,bcd->vd", d_scores, hidden_BxCxD)
+    return sums, jnp.einsum("bcv,vd->bcd", d_scores, matrix_VxD), d_scores
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked_sums(static: tuple[DecoderConfig, float, int], hidden_BxSxD, matrix_VxD, targets: Targets) -> LossSums:
-    return _chunked_forward(static, hidden_BxSxD, matrix_VxD, targets)[0]
+    return _visited(static, hidden_BxSxD, matrix_VxD, targets, trained=False)[0]
 
 
-def _chunked_forward(static, hidden_BxSxD, matrix_VxD, targets):
+def _visited(static, hidden_BxSxD, matrix_VxD, targets, *, trained: bool):
+    """The sums, and their gradients for the hidden states and, if it is trained, for the matrix."""
     config, z_loss, chunks = static
     length = hidden_BxSxD.shape[1]
     size = math.ceil(length / chunks)
@@ -114,20 +114,32 @@ def _chunked_forward(static, hidden_BxSxD, matrix_VxD, targets):
         return x.reshape(x.shape[0], chunks, size, *x.shape[2:]).swapaxes(0, 1)
 
     def visit(d_matrix, chunk):
-        sums, d_hidden, update = _visit(config, z_loss, chunk[0], matrix_VxD, chunk[1])
-        return d_matrix + update, (sums, d_hidden)
+        sums, d_hidden, d_scores = _visit(config, z_loss, chunk[0], matrix_VxD, chunk[1])
+        if trained:
+            d_matrix += jnp.einsum("bcv,bcd->vd", d_scores, chunk[0])
+        return d_matrix, (sums, d_hidden)
 
-    # A matrix that is not trained has no use for its gradient, and the compiler drops it.
-    zeros = jnp.zeros_like(matrix_VxD)
+    zeros = jnp.zeros_like(matrix_VxD) if trained else None
     d_matrix, (sums, d_hidden) = jax.lax.scan(visit, zeros, (cut(hidden_BxSxD), jax.tree.map(cut, targets)))
     d_hidden = d_hidden.swapaxes(0, 1).reshape(hidden_BxSxD.shape[0], chunks * size, -1)[:, :length]
     return jax.tree.map(functools.partial(jnp.sum, axis=0), sums), (d_hidden, d_matrix)
 
 
+def _chunked_forward(static, hidden_BxSxD, matrix_VxD, targets):
+    # What is differentiated comes marked: a frozen matrix has no use for a gradient of its own size.
+    values = (hidden_BxSxD.value, matrix_VxD.value, jax.tree.map(lambda leaf: leaf.value, targets, is_leaf=_is_primal))
+    return _visited(static, *values, trained=matrix_VxD.perturbed)
+
+
+def _is_primal(leaf) -> bool:
+    return hasattr(leaf, "perturbed")
+
+
 def _chunked_backward(static, residuals, cotangent: LossSums):
     d_hidden, d_matrix = residuals
     # Only the weighted sum is ever differentiated; the others are figures to look at.
-    return *(x * cotangent.weighted.astype(x.dtype) for x in (d_hidden, d_matrix)), None
+    scaled = (None if x is None else x * cotangent.weighted.astype(x.dtype) for x in (d_hidden, d_matrix))
+    return *scaled, None
 
 
-_chunked_sums.defvjp(_chunked_forward, _chunked_backward)
+_chunked_sums.defvjp(_chunked_forward, _chunked_backward, symbolic_zeros=True)

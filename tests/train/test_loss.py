@@ -1,4 +1,5 @@
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,3 +80,31 @@ def test_the_gradient_is_that_of_the_plain_definition(config, params, examples):
     expected, got = jax.value_and_grad(plain)(params), jax.value_and_grad(ours)(params)
     for theirs, mine in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
         assert float(jnp.abs(mine - theirs).max()) <= 1e-5 * float(jnp.abs(theirs).max())
+
+
+def test_a_frozen_matrix_gets_no_gradient(config, params, examples):
+    """What is as large as the vocabulary times the width is made for a matrix that is trained, and not for others."""
+    batch = batch_of(pack(examples[:2], length=32))
+    matrix = bind(config, params).output_matrix(EXECUTION).shape
+
+    def products(loss):
+        found = []
+
+        def walk(jaxpr):
+            for equation in jaxpr.eqns:
+                found.extend(out.aval.shape for out in equation.outvars if equation.primitive.name == "dot_general")
+                for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                    walk(inner)
+
+        walk(jax.make_jaxpr(jax.grad(loss))(params["layers"]).jaxpr)
+        return found
+
+    def frozen(layers):
+        return loss_sums(bind(config, params | {"layers": layers}), batch, EXECUTION).weighted
+
+    def trained(layers):
+        scale = 1 + jnp.sum(jax.tree.leaves(layers)[0])
+        scaled = jax.tree.map(lambda leaf: leaf * scale, {k: v for k, v in params.items() if k != "layers"})
+        return loss_sums(bind(config, scaled | {"layers": layers}), batch, EXECUTION).weighted
+
+    assert products(trained).count(matrix) == products(frozen).count(matrix) + 1
