@@ -1,0 +1,62 @@
+"""Runs the `rational` command and writes down which rows it read and which it was given; used by test_processes.py.
+
+    python fleet.py DIRECTORY VERB [ARGUMENTS ...]
+
+DIRECTORY gets `<process>.jsonl`, one row a batch: its step, the rows read, and the SHA-256 of each row on this
+process's devices. With DYING=N in the environment process 1 kills itself (SIGKILL) before it reads the batch of step N.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def row_hash(arrays: Mapping[str, bytes]) -> str:
+    """Of one row's arrays by their names."""
+    return hashlib.sha256(b"".join(arrays[name] for name in sorted(arrays))).hexdigest()
+
+
+def watched(directory: Path) -> None:
+    import numpy as np
+
+    from rational_jax.data.batches import Batches
+
+    batch, placed = Batches.batch, Batches.placed
+    read: set[int] = set()
+
+    def reading(self, step, part=slice(None)):
+        read.update(range(self.batch_size)[part])
+        return batch(self, step, part)
+
+    def watching(self, step, sharding):
+        import jax
+
+        if os.environ.get("DYING") == str(step) and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        read.clear()
+        arrays = placed(self, step, sharding)
+        rows: dict[int, dict[str, bytes]] = {}
+        for name, array in arrays.items():
+            for shard in array.addressable_shards:
+                first = shard.index[0].start or 0
+                for number, row in enumerate(np.asarray(shard.data), start=first):
+                    rows.setdefault(number, {})[name] = row.tobytes()
+        hashes = {number: row_hash(parts) for number, parts in rows.items()}
+        with (directory / f"{jax.process_index()}.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "read": sorted(read), "rows": hashes}) + "\n")
+        return arrays
+
+    Batches.batch, Batches.placed = reading, watching
+
+
+if __name__ == "__main__":
+    # Already set, so that the command does not start its process over without the changes.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    from rational_jax.cli import main
+
+    watched(Path(sys.argv.pop(1)))
+    main()

@@ -1,0 +1,175 @@
+"""Two and four real processes train, are stopped and killed, and go on as any other number of them."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from fleet import row_hash
+from tiny import tiny_llama
+
+from rational_jax import hub, models, train
+from rational_jax.config import load_config
+from rational_jax.data import Rationale, read_prompts, write_hf
+from rational_jax.data.batches import Batches
+from rational_jax.manifest import Stage, read_stage
+from rational_jax.train import load_packed
+from rational_jax.workflow import export
+
+REPOSITORY = Path(__file__).parents[2]
+FLEET = Path(__file__).parents[1] / "fleet.py"
+STEPS, BATCH = 6, 8
+# The rows of a loss are added up in another order on another mesh: a sum of n float32 terms moves by at most n x 2^-24
+# of itself, and a batch has less than 8 x 64 tokens. Six small steps do not amplify what is left of that.
+TOLERANCE = BATCH * 64 * 2**-24
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A random model of one small layer that reads and writes as the packaged one does."""
+    directory, micro = tmp_path_factory.mktemp("models") / "tiny", hub.resolve("micro")
+    config = tiny_llama(vocab_size=hub.load_config(micro).vocab_size, num_layers=1, norm_eps=1e-5)
+    hub.save_model(directory, config, models.init_params(config, jax.random.key(0)))
+    for file in micro.iterdir():
+        if not (directory / file.name).exists() and file.suffix != ".safetensors":
+            shutil.copy(file, directory)
+    return directory
+
+
+def curated(run: Path) -> None:
+    """What `rational curate` leaves, of three dozen short examples."""
+    stage = Stage.open(run / "curate", verb="curate", settings={}, inputs={})
+    prompts = read_prompts("micro/sft", 36)
+    rationales = [
+        Rationale(id=p.id, prompt=p, reasoning=f"{p.label} {n}", answer="Yes." * (n % 5 + 1))
+        for n, p in enumerate(prompts)
+    ]
+    write_hf(rationales, run / "curate" / "rational" / "dataset")
+    stage.finish(outputs={}, figures={})
+
+
+class Fleet:
+    """Processes that run `rational train` together in one run folder."""
+
+    def __init__(self, run: Path, base: Path, seen: Path):
+        self.run, self.seen = run, seen
+        self.settings = (
+            f"run={run}",
+            f"model.name={base}",
+            "sample.models=[base]",
+            "export.verify=self",
+            f"train={{arms: [rational], steps: {STEPS}, batch_size: {BATCH}, sequence_length: 64, save_every: 2, "
+            "warmup_steps: 2, method: full, format: datasets}",
+        )
+        self.config = load_config(None, self.settings)
+
+    def start(self, count: int, devices: int, mesh: str, **environment: str) -> list[subprocess.Popen]:
+        """`count` processes of so many devices each, arranged as `mesh`."""
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        shutil.rmtree(self.seen, ignore_errors=True)
+        self.seen.mkdir()
+        several = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
+        shared = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            # The programs run for a moment: to compile them well would be most of the test.
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true",
+        }
+        command = [sys.executable, str(FLEET), str(self.seen), "train", *self.settings, f"mesh={mesh}"]
+        return [
+            subprocess.Popen(
+                command,
+                env=shared | (several | {"JAX_PROCESS_ID": str(i)} if count > 1 else {}) | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for i in range(count)
+        ]
+
+    def batches(self, process: int) -> dict[int, dict]:
+        """What a process saw, by step."""
+        rows = (json.loads(line) for line in (self.seen / f"{process}.jsonl").read_text().splitlines())
+        return {row["step"]: row for row in rows}
+
+    def losses(self) -> list[tuple[int, float]]:
+        lines = (self.run / "train" / "rational" / "metrics.jsonl").read_text().splitlines()
+        return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+
+
+def check(seen: dict[int, dict], rows: range, expected: list[list[str]]) -> None:
+    """A process has read these rows of its batches and no others, and they are the right ones."""
+    for step, found in seen.items():
+        assert found["read"] == list(rows)
+        assert found["rows"] == {str(row): expected[step][row] for row in rows}
+
+
+def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit codes and what was written, of processes that end within two minutes."""
+    try:
+        return [(process.returncode, text) for process in processes for text in process.communicate(timeout=120)[:1]]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def alone(base, tmp_path_factory) -> Fleet:
+    """A finished run of this process with its eight devices."""
+    root = tmp_path_factory.mktemp("alone")
+    fleet = Fleet(root / "run", base, root / "seen")
+    curated(fleet.run)
+    train.run(fleet.config, "rational")
+    return fleet
+
+
+@pytest.fixture(scope="module")
+def expected(alone) -> list[list[str]]:
+    """The hash of every row of every batch."""
+    batches = Batches(load_packed(alone.config, "rational", Path(alone.config.model.name)), BATCH, seed=0)
+    steps = [batches.batch(step) for step in range(STEPS)]
+    return [[row_hash({k: x[row].tobytes() for k, x in batch.items()}) for row in range(BATCH)] for batch in steps]
+
+
+def test_processes_that_die_are_named_and_others_go_on(alone, expected, base, tmp_path):
+    fleet = Fleet(tmp_path / "run", base, tmp_path / "seen")
+    curated(fleet.run)
+
+    # Two processes of two devices, the second of which dies about when the checkpoint of step 4 is being written.
+    processes = fleet.start(2, 2, "{fsdp: 4}", DYING="4")
+    processes[1].wait(timeout=120)
+    died = time.monotonic()
+    (code, text), (killed, _) = ended(processes)
+    assert time.monotonic() - died < 60
+    assert killed == -signal.SIGKILL
+    assert code not in (0, killed)
+    assert "tasks are unhealthy (stopped sending heartbeats):\n1\n" in text
+    for process in (0, 1):
+        half = range(BATCH // 2 * process, BATCH // 2 * (process + 1))
+        assert sorted(fleet.batches(process))[:4] == [0, 1, 2, 3]
+        check(fleet.batches(process), half, expected)
+    assert [step for step, _ in fleet.losses()] == [1, 2, 3, 4]
+
+    # Four processes of one device go on; each tensor axis lies over two of them, which have the same rows.
+    for code, text in ended(fleet.start(4, 1, "{fsdp: 2, tensor: 2}")):
+        assert code == 0, text
+    for process in range(4):
+        half = range(BATCH // 2 * (process // 2), BATCH // 2 * (process // 2 + 1))
+        seen = fleet.batches(process)
+        assert sorted(seen) in ([2, 3, 4, 5], [4, 5])
+        check(seen, half, expected)
+    assert [step for step, _ in fleet.losses()] == [1, 2, 3, 4, 5, 6]
+    for (_, ours), (_, theirs) in zip(fleet.losses(), alone.losses(), strict=True):
+        assert ours == pytest.approx(theirs, rel=TOLERANCE)
+
+    # The last checkpoint was written by four processes; one exports it.
+    directory = export.run(fleet.config, "rational")
+    assert read_stage(directory, verb="export")["figures"]["merged"]["method"] == "self"
