@@ -56,6 +56,7 @@ def watched(directory: Path) -> None:
 if __name__ == "__main__":
     # Already set, so that the command does not start its process over without the changes.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    sys.modules["torch"] = None  # as if it were not installed: transformers would import it, which takes seconds
     from rational_jax.cli import main
 
     watched(Path(sys.argv.pop(1)))
