@@ -11,6 +11,7 @@ from rational_jax.errors import UserError
 
 if TYPE_CHECKING:
     from rational_jax.workflow.plan import Plan
+    from rational_jax.workflow.plan_search import Found
 
 Topology = Annotated[
     str | None,
@@ -21,6 +22,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON an
 Price = Annotated[
     float | None, typer.Option("--chip-hour-price", metavar="USD", min=0.0, help="What one chip costs an hour.")
 ]
+Search = Annotated[bool, typer.Option("--search", help="Compile many ways to run the step and write the fastest.")]
+Budget = Annotated[float, typer.Option("--budget", metavar="MINUTES", min=0.0, help="What --search may take.")]
 
 
 def plan(
@@ -29,6 +32,8 @@ def plan(
     slices: Slices = 1,
     as_json: Json = False,
     chip_hour_price: Price = None,
+    search: Search = False,
+    budget: Budget = 30.0,
     print_config: PrintConfig = False,
 ) -> None:
     """Compiles the training step for TPUs that are not there: does it fit, and what does it cost.
@@ -38,18 +43,28 @@ def plan(
       rational plan llama3.1-8b-lora.yaml --topology v5e:4x4
       rational plan llama3.1-8b-full.yaml --topology v5e:8x8 mesh.fsdp=[8,8] train.batch_size=64
       rational plan llama3.1-8b-qlora.yaml --topology v5e:1x1 --chip-hour-price 1.2 --json
+      rational plan llama3.1-8b-lora.yaml --topology v5e:4x4 --search --budget 60
     """
     # A process whose jax looks for a TPU cannot compile for one that is not there; jax reads this when it is imported.
     os.environ["JAX_PLATFORMS"] = "cpu"
     with session(words, print_config) as (config, progress):
         if topology is None:
             raise UserError("--topology is missing: which TPU is it for, such as --topology v5e:4x4?")
-        from rational_jax.workflow import plan
-
         if as_json:
             from rich.console import Console
 
             progress = type(progress)(Console(stderr=True, highlight=False))
+        if search:
+            from rational_jax.workflow.plan_search import search as search_ways
+
+            found = search_ways(config, topology, slices, budget, progress)
+            if as_json:
+                print(json.dumps(found.to_json(), indent=1))
+            else:
+                _show_found(found, budget)
+            return
+        from rational_jax.workflow import plan
+
         made = plan.run(config, topology, slices, progress)
         if as_json:
             print(json.dumps(made.to_json(chip_hour_price), indent=1))
@@ -88,6 +103,28 @@ def _show(made: "Plan", price: float | None) -> None:
     print("\nA compiled estimate is a bound and no measurement: no step is shorter.")
     if made.unknown:
         print(f"There is none of the time: {made.unknown}.")
+
+
+def _show_found(found: "Found", budget: float) -> None:
+    from rational_jax.cli.summary import print_table
+    from rational_jax.workflow.plan import ESTIMATE
+
+    header = ("fsdp", "tensor", "remat", "micro-batches", "flags", "peak GiB", "MFU bound", f"tokens/s ({ESTIMATE})")
+    rows = []
+    for way, made in found.trials:
+        peak = f"{made['peak_gib']:.2f}" if made.get("peak_gib") else "-"
+        figures = ("does not fit", "-") if made.get("fits") is False else (made.get("error") or made["unknown"], "-")
+        if made.get("bound"):
+            figures = (f"{made['bound']:.1f}%", f"{made['tokens_per_second']:,.0f}")
+        fsdp = "x".join(map(str, way.fsdp))
+        flags = " ".join(way.flags) or "-"
+        rows.append((fsdp, str(way.tensor), way.remat, str(way.micro_batches), flags, peak, *figures))
+    print_table(header, rows, names=5)
+    if found.untried:
+        print(f"{found.untried} ways were not tried in {budget:g} minutes; the same command goes on with them.")
+    if found.best is None:
+        raise UserError("nothing that was tried fits with a tenth of the memory free; use more chips or fewer tokens")
+    print(f"the fastest that fits: rational train {found.best}")
 
 
 def _estimates(made: "Plan", price: float | None) -> list[tuple[str, str]]:
