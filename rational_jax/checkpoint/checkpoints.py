@@ -8,6 +8,7 @@ files with their sizes and hashes, checked before anything is read: Orbax itself
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,8 +34,19 @@ class Checkpoints:
     processes of a run make the same calls. Errors that are not named here are those of the file system.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int | None = None, read_only: bool = False):
-        """Open `directory`, making it unless `read_only`; after each save only the last `keep` steps stay (None: all).
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int | None = None,
+        keep_every: int | None = None,
+        keep_best: str | None = None,
+        read_only: bool = False,
+    ):
+        """Open `directory`, making it unless `read_only`.
+
+        After each save only the last `keep` steps stay (None: all), with the multiples of `keep_every` and the step
+        whose metadata have the least `keep_best` among their `metrics`.
 
         A writer has removed what an earlier process left unfinished before its first save; a reader touches nothing,
         so it may look at a run that is being trained. Raises UserError for a reader where there is no such directory.
@@ -45,10 +57,11 @@ class Checkpoints:
         self._read_only = read_only
         self._saving: int | None = None
         self._checked: set[int] = set()
+        self._policy = _Kept(self.directory, keep, keep_every, keep_best) if keep else None
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep) if keep else None,
+                preservation_policy=self._policy,
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_list),
@@ -80,6 +93,8 @@ class Checkpoints:
         if latest is not None and step <= latest:
             raise ValueError(f"step {step} cannot be saved in {self.directory} after step {latest}")
         self._saving = step
+        if self._policy:
+            self._policy.note(step, metadata)
         items = {
             _STATE: ocp.args.PyTreeSave(tree, jax.tree.map(_in_chunks, tree)),
             _METADATA: ocp.args.JsonSave(metadata),
@@ -175,6 +190,29 @@ class Checkpoints:
         self._checked.add(step)
 
 
+class _Kept:
+    """Which steps stay: Orbax's interface of a preservation policy."""
+
+    def __init__(self, directory: Path, last: int, every: int | None, best: str | None):
+        self._last, self._every, self._best = last, every, best
+        self._values: dict[int, float] = {}
+        for file in directory.glob(f"[0-9]*/{_METADATA}/metadata") if best else ():
+            self.note(int(file.parts[-3]), json.loads(file.read_bytes()))
+
+    def note(self, step: int, metadata: dict[str, Any]) -> None:
+        """Remembers how good a step is, if its metadata say so."""
+        value = metadata.get("metrics", {}).get(self._best)
+        if value is not None:
+            self._values[step] = value
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """True for every one of the checkpoints, which come in the order of their steps, that stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        known = [step for step in steps if step in self._values]
+        stay = {*steps[-self._last :], *sorted(known, key=self._values.__getitem__)[:1]}
+        return [step in stay or bool(self._every and step % self._every == 0) for step in steps]
+
+
 def _damage(directory: Path) -> str | None:
     """What is wrong with the files of a step, in a few words; None if nothing is."""
     try:
@@ -204,8 +242,8 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _in_chunks(leaf: Any) -> ocp.SaveArgs:
-    """How an array is cut on disk: stacks by their layers, and nothing larger than what an export reads at a time."""
-    return ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if np.ndim(leaf) > 2 else ())
+    """How an array is cut on disk: stacks by their layers and experts, since an export reads one of them at a time."""
+    return ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=tuple(range(np.ndim(leaf) - 2)))
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:

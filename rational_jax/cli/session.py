@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rational_jax.cli.process import STOPPED
-from rational_jax.errors import UserError
+from rational_jax.errors import Preempted, UserError
 from rational_jax.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from rational_jax.config import RunConfig
 
 FAILED = 2
+PREEMPTED = 75
 
 Words = Annotated[
     list[str] | None,
@@ -52,8 +53,8 @@ def session(
 
     `processes`: the body may be run by several processes at once, of which only the lead shows progress.
 
-    A UserError, or a disk that cannot be written, ends the command with one line; Ctrl-C with the advice to run it
-    again. All else passes through with its traceback.
+    A UserError, or a disk that cannot be written, ends the command with one line; Ctrl-C, and the system's notice that
+    it takes the machine away, with the advice to run it again. All else passes through with its traceback.
     """
     try:
         config = configuration(words or ())
@@ -83,6 +84,10 @@ def session(
     except UserError as error:
         fail(str(error))
         raise typer.Exit(FAILED) from None
+    except Preempted as stop:
+        sys.stdout.flush()
+        sys.stderr.write(f"{stop}; run the same command again to continue\n")
+        raise typer.Exit(PREEMPTED) from None
     except KeyboardInterrupt:
         raise typer.Exit(STOPPED) from None
     except OSError as error:

@@ -24,7 +24,8 @@ def train(words: Words = None, arm: Arms = None, print_config: PrintConfig = Fal
     \b
     On several machines run the same command on each, with one RUN folder that all of them see. TPU pods,
     srun and mpirun are found by themselves; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. On SIGTERM the state is saved and the exit code is 75: start
+    the same command again.
     """
     with session(words, print_config, jax=True, processes=True) as (config, progress):
         from rational_jax import train

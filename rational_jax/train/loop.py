@@ -1,8 +1,9 @@
 """The training loop: dispatch a step, then read the last one's metrics while the device works."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,10 +11,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rational_jax.checkpoint import Checkpoints
-from rational_jax.errors import UserError
+from rational_jax.errors import Preempted, UserError
 from rational_jax.parallel import DEFAULT_RULES, AxisRules
 from rational_jax.progress import SILENT, Progress
+from rational_jax.train.feed import Feed
+from rational_jax.train.meter import CHECKPOINT, COMPILE, INPUT, STEP, WATCH, Clock, Speed, memory
 from rational_jax.train.metrics import MetricsLog
+from rational_jax.train.preemption import Preemption
 from rational_jax.train.step import TrainState
 
 
@@ -44,6 +48,34 @@ def compile_step(
     return Compiled(step, NamedSharding(mesh, rules.spec(("batch", "sequence"))))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Something to look at every so often: `look(step, state)` gives figures for the metrics, or writes its own."""
+
+    every: int
+    look: Callable[[int, TrainState], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A profiler trace of the steps from `first` to `last` (from 1, both included), in `directory`."""
+
+    first: int
+    last: int
+    directory: str
+
+    def before(self, step: int) -> None:
+        """Called before each step."""
+        if step == self.first:
+            jax.profiler.start_trace(self.directory)
+
+    def after(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Called after each step was begun, with what it computes."""
+        if step == self.last:
+            jax.block_until_ready(values)
+            jax.profiler.stop_trace()
+
+
 def fit(
     compiled: Compiled,
     state: TrainState,
@@ -57,50 +89,83 @@ def fit(
     metadata: dict | None = None,
     metrics: MetricsLog | None = None,
     log_every: int = 1,
+    watchers: Sequence[Watcher] = (),
+    trace: Trace | None = None,
+    speed: Speed | None = None,
+    contents: Callable[[int], str] = "batch {}".format,
     description: str = "train",
     progress: Progress = SILENT,
 ) -> TrainState:
     """Takes the state from the step it stands at to `steps`. `batch_at(i)` gives the batch of the i-th step, from zero.
 
-    Raises UserError where a loss is not finite, naming the step: the last checkpoint before it stands.
+    `contents(i)` says in a few words what is in it. Batches are made in a thread of their own, a little ahead.
+
+    Raises UserError where a loss is not finite, naming the step and the batch: the last checkpoint before it stands.
+    Raises Preempted after a SIGTERM, once the state is saved.
     """
     start = int(state.step)
+    speed = speed or Speed(chips=mesh.size)
     pending = None  # the metrics of the step before, still on the device
-    clock = time.perf_counter()  # when the last metrics came, or a checkpoint was handed over
-    with jax.set_mesh(mesh), progress.task(description, total=steps, unit="steps", done=start) as task:
+    clock, since = Clock(), time.perf_counter()  # when the last metrics came, or a checkpoint was handed over
+    with (
+        jax.set_mesh(mesh),
+        progress.task(description, total=steps, unit="steps", done=start) as task,
+        Preemption() as preemption,
+        Feed(batch_at, start, steps) as feed,
+    ):
 
-        def settle(pending) -> None:
-            nonlocal clock
+        def settle(pending, seen: dict[str, float]) -> None:
+            nonlocal since
             step, values = pending
-            values = {name: float(value) for name, value in values.items()}
+            with clock.spent_on(STEP):
+                values = {name: float(value) for name, value in values.items()}
             tokens = values.pop("tokens")
             if not math.isfinite(values["loss"]):
-                loss = values["loss"]
-                raise UserError(f"{description}: the loss is {loss} at step {step}; lower train.learning_rate")
+                raise UserError(
+                    f"{description}: the loss is {values['loss']} at step {step}, on {contents(step - 1)}; "
+                    "lower train.learning_rate, or look at these examples"
+                )
             now = time.perf_counter()
-            values["tokens_per_second"] = tokens / (now - clock)
-            clock = now
-            if metrics and step % log_every == 0:
-                metrics.write(step, values)
+            values |= seen | speed.figures(tokens, now - since)
+            since = now
+            if metrics and (seen or step % log_every == 0):
+                metrics.write(step, values | clock.figures() | memory())
             task.advance()
             task.note(f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s")
 
         for index in range(start, steps):
-            batch = batch_at(index)
-            placed = jax.device_put(batch, compiled.batch_sharding)
-            state, values = compiled.step(state, frozen, placed)
+            step = index + 1
+            with clock.spent_on(INPUT):
+                placed = jax.device_put(feed.take(), compiled.batch_sharding)
+            if trace:
+                trace.before(step)
+            with clock.spent_on(COMPILE if index == start else STEP):
+                state, values = compiled.step(state, frozen, placed)
             if compiled.step._cache_size() > 1:
                 raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed")
+            if trace:
+                trace.after(step, values)
             if pending:
-                settle(pending)
-            pending = (index + 1, values)
-            if checkpoints and (index + 1 == steps or (save_every and (index + 1) % save_every == 0)):
-                settle(pending)  # a state whose loss was not finite is never saved
+                settle(pending, {})
+            pending = (step, values)
+            seen: dict[str, float] = {}
+            for watcher in watchers:
+                if step % watcher.every == 0 or step == steps:
+                    with clock.spent_on(WATCH):
+                        seen |= watcher.look(step, state)
+            preempted = preemption.is_due(step) and step < steps
+            if seen or preempted or step == steps or (save_every and step % save_every == 0):
+                settle(pending, seen)  # a state whose loss was not finite is never saved
                 pending = None
-                checkpoints.save(index + 1, state._asdict(), metadata or {})
-                clock = time.perf_counter()
-        if pending:
-            settle(pending)
+            if checkpoints and (preempted or step == steps or (save_every and step % save_every == 0)):
+                with clock.spent_on(CHECKPOINT):
+                    checkpoints.save(step, state._asdict(), (metadata or {}) | {"metrics": seen})
+                since = time.perf_counter()
+            if preempted:
+                if checkpoints:
+                    checkpoints.wait()
+                raise Preempted(f"{description}: stopped by the system after step {step}, which is saved")
         if checkpoints:
-            checkpoints.wait()
+            with clock.spent_on(CHECKPOINT):
+                checkpoints.wait()
     return state

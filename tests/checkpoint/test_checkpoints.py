@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from rational_jax.checkpoint import Checkpoints
+from rational_jax.checkpoint import checkpoints as checkpoints_module
 from rational_jax.errors import UserError
 
 
@@ -169,3 +170,25 @@ def test_a_reader_leaves_everything_alone(written, tmp_path):
     assert not unfinished.exists()
     with pytest.raises(UserError, match="there are no checkpoints"):
         Checkpoints(tmp_path / "nowhere", read_only=True)
+
+
+def test_experts_are_cut_one_by_one(tmp_path, monkeypatch):
+    """An export reads one expert of one layer at a time, and must not read the others with it."""
+    monkeypatch.setattr(checkpoints_module, "_CHUNK_BYTES", 5000)
+    state = {"up_proj": jnp.zeros((2, 4, 32, 32)), "q_proj": jnp.zeros((3, 32, 32)), "norm": jnp.zeros(7)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        chunks = {name: checkpoints.opened(1, name).chunk_layout.read_chunk.shape for name in state}
+    assert chunks == {"up_proj": (1, 1, 32, 32), "q_proj": (1, 32, 32), "norm": (7,)}
+
+
+def test_keeps_the_last_every_so_many_and_the_best(tmp_path):
+    def save(steps, scores):
+        with Checkpoints(tmp_path, keep=2, keep_every=4, keep_best="heldout_loss") as checkpoints:
+            for step, score in zip(steps, scores, strict=True):
+                checkpoints.save(step, {"x": jnp.float32(step)}, {"metrics": {"heldout_loss": score} if score else {}})
+            return checkpoints.steps()
+
+    assert save(range(1, 7), [3.0, 1.0, 2.0, None, 4.0, None]) == [2, 4, 5, 6]
+    # Another process knows what was the best before it.
+    assert save(range(7, 10), [1.5, None, 0.5]) == [4, 8, 9]
