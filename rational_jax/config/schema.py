@@ -135,7 +135,12 @@ class TrainSection(Section):
     """Supervised fine-tuning, once for each arm."""
 
     arms: Layouts = Field(("rational", "refusal"), description="curated datasets; one model is trained on each")
-    format: Literal["tfds", "datasets"] = Field("tfds", description="which of the two written forms is read")
+    data: Text | None = Field(
+        None,
+        description="train on the rationales in this .jsonl, .csv or .parquet file or dataset folder; null is what "
+        "`rational curate` left",
+    )
+    format: Literal["tfds", "datasets"] = Field("tfds", description="which of the two curated forms is read")
     method: Literal["lora", "qlora", "full"] = Field(
         "lora", description="what is trained: an adapter, one over quantized weights, or all parameters"
     )
@@ -157,9 +162,28 @@ class TrainSection(Section):
     clip_norm: Positive = Field(1.0, description="longest global gradient norm")
     beta1: Momentum = Field(0.9, description="decay of the first moment")
     beta2: Momentum = Field(0.99, description="decay of the second moment")
-    reasoning_weight: NotNegative = Field(1.0, description="loss weight of a reasoning token; an answer token has 1")
+    loss_on: Literal["completion", "answer", "reasoning", "all"] = Field(
+        "completion", description="tokens with a loss: reasoning and answer, one of them, or the prompt too"
+    )
+    reasoning_weight: NotNegative = Field(1.0, description="loss weight of a reasoning token; the others have 1")
+    rows: Literal["packed", "bucketed", "padded"] = Field(
+        "packed", description="several examples to a row; or one, of a length like its own, or filled up"
+    )
+    overlong: Literal["drop", "truncate"] = Field("drop", description="what becomes of examples longer than a row")
+    most_lost: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="share of examples that may lose their answer, or part of it, to sequence_length"
+    )
+    heldout: Momentum = Field(
+        0.0, description="share of the prompts that is kept from training, to measure the loss on"
+    )
+    heldout_every: Count = Field(20, description="steps between two measurements on held-out prompts")
     save_every: Count = Field(40, description="steps between two checkpoints")
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
+    keep_every: Count | None = Field(None, description="also keep the checkpoints of multiples of this step")
+    keep_best: bool = Field(False, description="also keep the checkpoint of the least held-out loss")
+    profile: Annotated[tuple[Count, ...], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="first and last step of a profiler trace, written for TensorBoard"
+    )
     log_every: Count = Field(1, description="steps between two rows of metrics")
 
     @model_validator(mode="after")
@@ -167,6 +191,14 @@ class TrainSection(Section):
         _unique("arms", self.arms)
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must not be more than steps ({self.steps})")
+        if self.keep_best and not self.heldout:
+            raise ValueError(
+                "keep_best needs a held-out loss: set train.heldout to the share of prompts it is taken on"
+            )
+        if self.keep_best and self.save_every % self.heldout_every:
+            raise ValueError("keep_best needs save_every to be a multiple of heldout_every")
+        if self.profile and self.profile[0] > self.profile[1]:
+            raise ValueError(f"profile is the first and the last step of the trace, got {list(self.profile)}")
         return self
 
 

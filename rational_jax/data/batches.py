@@ -1,5 +1,7 @@
 """Batches of packed rows: a pure function of seed and step, so a resumed run needs no iterator state."""
 
+from collections.abc import Callable, Mapping
+
 import jax
 import numpy as np
 
@@ -11,7 +13,9 @@ class Batches:
     """Random access to the batches of a run.
 
     Every epoch shows every row once, in an order of its own; batches go on over the border of two epochs, so a batch
-    may be larger than the set. The order depends on `seed`, the number of rows and nothing else.
+    may be larger than the set. The order depends on `seed`, the lengths of the rows and nothing else. Rows of several
+    lengths (buckets) share no batch: each length has an order of its own, and the lengths take turns at random. Then a
+    bucket's last batch of an epoch begins its next one, and buckets of less than a batch are filled up to the next.
     """
 
     def __init__(self, packed: Packed, batch_size: int, seed: int):
@@ -28,33 +32,70 @@ class Batches:
         }
         self.rows = len(packed.tokens)
         self.batch_size = batch_size
+        buckets = _buckets(packed.lengths, batch_size)
+        self.lengths = tuple(buckets)
+        """The lengths of batches: what a step is compiled for."""
         # shuffle before repeat: every epoch is shuffled by itself.
-        self._order = grain.MapDataset.source(range(self.rows)).seed(seed).shuffle().repeat().batch(batch_size)
+        self._orders = {
+            length: grain.MapDataset.source(rows).seed(seed).shuffle().repeat().batch(batch_size)
+            for length, rows in buckets.items()
+        }
+        each = {length: -(-len(rows) // batch_size) for length, rows in buckets.items()}
+        turns = [length for length, count in each.items() for _ in range(count)]
+        self._turns = grain.MapDataset.source(turns).seed(seed).shuffle().repeat() if len(buckets) > 1 else None
+        self._each, self._epoch = each, len(turns)
 
     def rows_of(self, step: int) -> np.ndarray:
         """Which rows the batch of a step (from 0) holds: [B] indices into the packed set."""
-        if step < 0:
-            raise ValueError(f"step {step} is less than 0")
-        return np.asarray(self._order[step])
+        length, number = self._turn(step)
+        return np.asarray(self._orders[length][number])
 
     def batch(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """The batch of a step (from 0) or a part of it: tokens, segments, positions, weights and kinds, each [B, S]."""
-        rows = self.rows_of(step)[part]
-        return {name: array[rows] for name, array in self._arrays.items()}
+        rows, length = self.rows_of(step)[part], self._turn(step)[0]
+        return {name: array[rows, :length] for name, array in self._arrays.items()}
 
     def placed(self, step: int, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
         """The batch of a step on the devices of `sharding`, of which this process reads only what lies on its own."""
-        shape = (self.batch_size, self._arrays["tokens"].shape[1])
-        indices = sharding.addressable_devices_indices_map(shape)
-        parts = {device: (rows.indices(shape[0]), columns) for device, (rows, columns) in indices.items()}
-        read = {rows: self.batch(step, slice(*rows)) for rows, _ in parts.values()}
-
-        def assembled(name: str) -> jax.Array:
-            pieces = [jax.device_put(read[rows][name][:, columns], device) for device, (rows, columns) in parts.items()]
-            return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
-
-        return {name: assembled(name) for name in self._arrays}
+        return place((self.batch_size, self._turn(step)[0]), lambda part: self.batch(step, part), sharding)
 
     def epochs(self, steps: int) -> float:
         """How many times each row has been shown after that many steps."""
         return steps * self.batch_size / self.rows
+
+    def _turn(self, step: int) -> tuple[int, int]:
+        """The length of a step's batch, and how many batches of that length come before it."""
+        if step < 0:
+            raise ValueError(f"step {step} is less than 0")
+        if self._turns is None:
+            return self.lengths[0], step
+        epoch, place = divmod(step, self._epoch)
+        length = self._turns[step]
+        earlier = sum(self._turns[epoch * self._epoch + i] == length for i in range(place))
+        return length, epoch * self._each[length] + earlier
+
+
+def place(
+    shape: tuple[int, int], read: Callable[[slice], Mapping[str, np.ndarray]], sharding: jax.sharding.Sharding
+) -> dict[str, jax.Array]:
+    """Arrays of that shape on the devices of `sharding`. `read` gives a part of their rows: only what lies here."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    parts = {device: (rows.indices(shape[0]), columns) for device, (rows, columns) in indices.items()}
+    found = {rows: read(slice(*rows)) for rows, _ in parts.values()}
+
+    def assembled(name: str) -> jax.Array:
+        pieces = [jax.device_put(found[rows][name][:, columns], device) for device, (rows, columns) in parts.items()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+    return {name: assembled(name) for name in next(iter(found.values()))}
+
+
+def _buckets(lengths: np.ndarray, batch_size: int) -> dict[int, list[int]]:
+    """The rows of each length; those of a length with less than a batch go to the next one."""
+    found: dict[int, list[int]] = {}
+    waiting: list[int] = []
+    for length in sorted(set(lengths.tolist())):
+        waiting += np.flatnonzero(lengths == length).tolist()
+        if len(waiting) >= batch_size or length == lengths.max():
+            found[length], waiting = waiting, []
+    return found

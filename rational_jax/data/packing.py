@@ -15,7 +15,8 @@ class PackingReport:
     """What became of the examples: `examples` are in the `rows`; the others were left out and are counted by reason.
 
     `dropped`: longer than a row. `masked`: nothing in it to learn from (every loss weight is zero). `truncated`: in
-    the rows, but cut at the end of one. `efficiency` is the share of places that hold a token, `tokens` their number.
+    the rows, but cut at the end of one. `lost`: those among the dropped and truncated whose answer is gone, or a part
+    of it. `efficiency` is the share of places that hold a token, `tokens` their number.
     """
 
     rows: int
@@ -23,6 +24,7 @@ class PackingReport:
     dropped: int
     truncated: int
     masked: int
+    lost: int
     tokens: int
     efficiency: float
 
@@ -37,6 +39,9 @@ class Packed:
     weights [R, S] float32: loss weight of the token at that place AS A TARGET, that is of predicting tokens[t] from
     what is before t in its example; the first token of an example is predicted from nothing and has weight 0. kinds
     [R, S] uint8: PROMPT, REASONING or ANSWER; PROMPT in padding.
+
+    lengths [R] int32: to which length a row may be cut without losing a token: one of a few where examples were
+    bucketed, else S. `members`: for each row the numbers of its examples among those given to `pack`.
     """
 
     tokens: np.ndarray
@@ -44,14 +49,32 @@ class Packed:
     positions: np.ndarray
     weights: np.ndarray
     kinds: np.ndarray
+    lengths: np.ndarray
+    members: tuple[tuple[int, ...], ...]
     report: PackingReport
 
 
-def pack(examples: Sequence[Example], length: int, reasoning_weight: float = 1.0, overlong: str = "drop") -> Packed:
+PACKED, BUCKETED, PADDED = "packed", "bucketed", "padded"
+_FEWEST_TOKENS = 128  # in a bucket, where the rows are long enough: what attention kernels work on at a time
+_MOST_BUCKETS = 4
+
+
+def pack(
+    examples: Sequence[Example],
+    length: int,
+    reasoning_weight: float = 1.0,
+    overlong: str = "drop",
+    *,
+    rows: str = PACKED,
+    loss_on: str = "completion",
+) -> Packed:
     """Packs examples into rows of `length` tokens: longest first, each into the fullest row that it fits in.
 
-    A pure function of its arguments. Answer tokens weigh 1, reasoning tokens `reasoning_weight`, prompt tokens 0.
-    Examples longer than a row are dropped, or cut at its end with `overlong="truncate"`; either is counted.
+    A pure function of its arguments. Answer tokens weigh 1, reasoning tokens `reasoning_weight`, prompt tokens 0; with
+    `loss_on` "answer" or "reasoning" the other of the two weighs 0 as well, and with "all" a prompt token weighs 1.
+    Examples longer than a row are dropped, or cut at its end with `overlong="truncate"`; either is counted. With `rows`
+    "padded" or "bucketed" every example has a row of its own, bucketed ones of one of a few lengths: `length` and its
+    halves.
 
     Raises UserError where no example is left.
     """
@@ -62,13 +85,15 @@ def pack(examples: Sequence[Example], length: int, reasoning_weight: float = 1.0
     if overlong not in ("drop", "truncate"):
         raise ValueError(f"overlong must be 'drop' or 'truncate', not {overlong!r}")
     by_kind = np.zeros(3, np.float32)
-    by_kind[REASONING] = reasoning_weight
-    by_kind[ANSWER] = 1.0
+    by_kind[PROMPT] = loss_on == "all"
+    by_kind[REASONING] = reasoning_weight * (loss_on != "answer")
+    by_kind[ANSWER] = loss_on != "reasoning"
 
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    dropped = truncated = masked = 0
-    for example in examples:
+    kept: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+    dropped = truncated = masked = lost = 0
+    for number, example in enumerate(examples):
         is_long = len(example.tokens) > length
+        lost += bool((example.kinds[length:] == ANSWER).any())
         if is_long and overlong == "drop":
             dropped += 1
             continue
@@ -79,32 +104,38 @@ def pack(examples: Sequence[Example], length: int, reasoning_weight: float = 1.0
             masked += 1
             continue
         truncated += is_long
-        kept.append((tokens, kinds, weights))
+        kept.append((number, tokens, kinds, weights))
     if not kept:
         raise UserError(_nothing_left(len(examples), dropped, masked, length))
 
-    rows = _best_fit([len(tokens) for tokens, _, _ in kept], length)
-    shape = (len(rows), length)
+    used = [len(tokens) for _, tokens, _, _ in kept]
+    dealt = _best_fit(used, length) if rows == PACKED else [[i] for i in range(len(kept))]
+    buckets = _buckets(length) if rows == BUCKETED else [length]
+    lengths = [min(bucket for bucket in buckets if bucket >= sum(used[i] for i in members)) for members in dealt]
+    shape = (len(dealt), length)
     packed = Packed(
         tokens=np.zeros(shape, np.int32),
         segments=np.zeros(shape, np.int32),
         positions=np.zeros(shape, np.int32),
         weights=np.zeros(shape, np.float32),
         kinds=np.full(shape, PROMPT, np.uint8),
+        lengths=np.array(lengths, np.int32),
+        members=tuple(tuple(kept[i][0] for i in members) for members in dealt),
         report=PackingReport(
-            rows=len(rows),
+            rows=len(dealt),
             examples=len(kept),
             dropped=dropped,
             truncated=truncated,
             masked=masked,
-            tokens=sum(len(tokens) for tokens, _, _ in kept),
-            efficiency=sum(len(tokens) for tokens, _, _ in kept) / (len(rows) * length),
+            lost=lost,
+            tokens=sum(used),
+            efficiency=sum(used) / sum(lengths),
         ),
     )
-    for row, members in enumerate(rows):
+    for row, members in enumerate(dealt):
         start = 0
         for segment, member in enumerate(members, start=1):
-            tokens, kinds, weights = kept[member]
+            _, tokens, kinds, weights = kept[member]
             place = slice(start, start + len(tokens))
             packed.tokens[row, place] = tokens
             packed.segments[row, place] = segment
@@ -141,6 +172,15 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         if free:
             bisect.insort(room, (free, row))
     return rows
+
+
+def _buckets(length: int) -> list[int]:
+    """Lengths of rows: `length` and its halves, as long as they are whole and none is too short for a kernel."""
+    found = [length]
+    fewest = _FEWEST_TOKENS if length % _FEWEST_TOKENS == 0 else 2
+    while len(found) < _MOST_BUCKETS and found[-1] % (2 * fewest) == 0:
+        found.append(found[-1] // 2)
+    return found
 
 
 def _nothing_left(examples: int, dropped: int, masked: int, length: int) -> str:

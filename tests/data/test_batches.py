@@ -1,5 +1,6 @@
 import hashlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -57,3 +58,36 @@ def test_one_row_and_bad_sizes():
         Batches(packed(1), 0, seed=0)
     with pytest.raises(ValueError, match="step"):
         Batches(packed(1), 1, seed=0).batch(-1)
+
+
+def test_a_batch_of_buckets_has_one_length_and_every_row_comes_in_an_epoch():
+    lengths = [3] * 7 + [10] * 5 + [20] * 2 + [40] * 4
+    examples = [Example(tokens=np.full(n, i), kinds=np.full(n, 2)) for i, n in enumerate(lengths)]
+    data = pack(examples, length=40, rows="bucketed")
+    batches = Batches(data, 3, seed=1)
+    assert batches.lengths == (10, 40)  # two rows of 20 are less than a batch
+    epoch = 4 + 2
+    seen, found = [], []
+    for step in range(2 * epoch):
+        batch = batches.batch(step)
+        assert batch["tokens"].shape in ((3, 10), (3, 40))
+        rows = batches.rows_of(step)
+        assert (data.segments[rows, batch["tokens"].shape[1] :] == 0).all()
+        seen.append(batch["tokens"].shape[1])
+        found.append(set(rows.tolist()))
+    for half in (found[:epoch], found[epoch:]):
+        assert set.union(*half) == set(range(18))
+    assert seen[:epoch] != sorted(seen[:epoch]) and seen[:epoch] != seen[epoch:]
+    again = Batches(data, 3, seed=1)
+    assert again.rows_of(9).tolist() == batches.rows_of(9).tolist()
+
+
+def test_what_is_placed_is_the_batch():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("fsdp", "tensor"))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    batches = Batches(packed(10), 4, seed=0)
+    whole, placed = batches.batch(3), batches.placed(3, sharding)
+    assert whole.keys() == placed.keys()
+    for name, array in placed.items():
+        assert array.sharding == sharding
+        assert array.dtype == whole[name].dtype and (np.asarray(array) == whole[name]).all()

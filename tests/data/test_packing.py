@@ -68,7 +68,8 @@ def test_weights_are_those_of_the_target():
 def test_exactly_a_row_longer_and_one_token():
     packed = pack([example(8), example(9), example(1, prompt=0), example(4, prompt=4)], length=8)
     assert packed.tokens.tolist() == [list(range(8))]
-    expected = {"rows": 1, "examples": 1, "dropped": 1, "truncated": 0, "masked": 2, "tokens": 8, "efficiency": 1.0}
+    expected = {"rows": 1, "examples": 1, "dropped": 1, "truncated": 0, "masked": 2, "lost": 1, "tokens": 8}
+    expected["efficiency"] = 1.0
     assert dataclasses.asdict(packed.report) == expected
 
 
@@ -76,6 +77,46 @@ def test_truncation_is_counted_once_and_only_where_the_example_stays():
     packed = pack([example(10), example(10, prompt=9)], length=8, overlong="truncate")
     assert packed.tokens.tolist() == [list(range(8))]
     assert (packed.report.truncated, packed.report.masked, packed.report.dropped) == (1, 1, 0)
+    assert packed.report.lost == 2
+    # What is cut off is reasoning behind the answer: nothing of the answer is lost.
+    late = example(10, prompt=2)
+    late.kinds[7:] = REASONING
+    assert pack([late], length=8, overlong="truncate").report.lost == 0
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "weights"),
+    [
+        ("completion", [0, 0, 0.5, 0.5, 1, 1]),
+        ("answer", [0, 0, 0, 0, 1, 1]),
+        ("reasoning", [0, 0, 0.5, 0.5, 0, 0]),
+        ("all", [0, 1, 0.5, 0.5, 1, 1]),
+    ],
+)
+def test_which_tokens_have_a_loss(loss_on, weights):
+    packed = pack([example(6, prompt=2, reasoning=2)], length=6, reasoning_weight=0.5, loss_on=loss_on)
+    assert packed.weights[0].tolist() == weights
+
+
+def test_rows_know_their_examples():
+    examples = [*random_examples(40), example(49), example(4, prompt=4)]
+    packed = pack(examples, length=48)
+    assert sorted(i for row in packed.members for i in row) == list(range(40))
+    for row, members in enumerate(packed.members):
+        for segment, number in enumerate(members, start=1):
+            assert packed.tokens[row, packed.segments[row] == segment].tolist() == examples[number].tokens.tolist()
+
+
+def test_one_example_to_a_row_padded_or_bucketed():
+    examples = [example(n) for n in (3, 9, 20, 48, 12, 13, 24, 25)]
+    padded, bucketed = (pack(examples, length=48, rows=rows) for rows in ("padded", "bucketed"))
+    assert padded.members == bucketed.members == tuple((i,) for i in range(8))
+    assert padded.lengths.tolist() == [48] * 8
+    assert bucketed.lengths.tolist() == [6, 12, 24, 48, 12, 24, 24, 48]
+    assert padded.report.efficiency == 154 / (8 * 48)
+    assert bucketed.report.efficiency == 154 / (6 + 12 + 24 + 48 + 12 + 24 + 24 + 48)
+    # A kernel's blocks are whole.
+    assert pack([example(5)], length=512, rows="bucketed").lengths.tolist() == [128]
 
 
 def test_reasoning_weight_zero_masks_what_is_only_reasoning():
