@@ -4,7 +4,7 @@ from rational_jax.data.batches import Batches
 from rational_jax.data.packing import Packed, PackingReport, balancing_weight, pack
 from rational_jax.data.rationale_dataset import read_hf, read_tfds, write_hf, write_tfds
 from rational_jax.data.schema import LABELS, LAYOUTS, Prompt, Rationale
-from rational_jax.data.sources import read_prompts
+from rational_jax.data.sources import read_prompts, read_rationales
 
 __all__ = [
     "LABELS",
@@ -18,6 +18,7 @@ __all__ = [
     "pack",
     "read_hf",
     "read_prompts",
+    "read_rationales",
     "read_tfds",
     "write_hf",
     "write_tfds",

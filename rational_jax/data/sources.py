@@ -1,4 +1,4 @@
-"""Prompts from files: the packaged ones and a user's own."""
+"""Prompts and rationales from files: the packaged ones and a user's own."""
 
 import csv
 import itertools
@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from rational_jax.data.schema import Prompt
+from rational_jax.data.rationale_dataset import CHECKSUMS, TFDS, read_hf, read_tfds
+from rational_jax.data.rationale_dataset.columns import from_row
+from rational_jax.data.schema import LAYOUTS, Prompt, Rationale
 from rational_jax.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"
@@ -40,6 +42,72 @@ def read_prompts(source: str | Path, limit: int | None = None) -> list[Prompt]:
             f"{path}: holds no prompt" if limit is None or limit > 0 else "curate.limit: must be at least 1"
         )
     return prompts
+
+
+def read_rationales(source: str | Path) -> list[Rationale]:
+    """The rationales in a .jsonl, .csv or .parquet file or in a folder.
+
+    The folder is what `write_tfds` or `write_hf` left, or `datasets.save_to_disk` (its train split, if it has splits),
+    or holds .jsonl, .csv and .parquet files, which are read in the order of their names. A row is what
+    `Rationale.to_json` or `write_hf` makes of a rationale, or a prompt as in `read_prompts` with an `answer` and,
+    perhaps, a `reasoning`. Such a row is of layout "rational" with reasoning and "refusal" without.
+
+    Raises UserError naming file and line where a row is malformed, and where there is no rationale at all.
+    """
+    path = Path(source)
+    if (path / TFDS).is_dir():
+        return read_tfds(path)
+    if (path / CHECKSUMS).is_file():
+        return read_hf(path)
+    found = [_rationale(row, where, default_id) for row, where, default_id in _rationale_rows(path)]
+    if not found:
+        raise UserError(f"{path}: holds no rationale")
+    return found
+
+
+def _rationale(row: Any, where: str, default_id: str) -> Rationale:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object with fields")
+    if {"prompt_id", "layout", "prompt"} <= row.keys():
+        return from_row(row)
+    if isinstance(row.get("prompt"), dict):
+        return Rationale.from_json(row, where)
+    parts = {name: row.get(name) or "" for name in ("reasoning", "answer")}
+    if not all(isinstance(text, str) for text in parts.values()) or not parts["answer"]:
+        raise UserError(f"{where}: a rationale needs an answer, and its answer and reasoning are texts")
+    layout = row.get("layout") or ("rational" if parts["reasoning"] else "refusal")
+    if layout not in LAYOUTS:
+        raise UserError(f"{where}: layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    rest = {key: value for key, value in row.items() if key not in (*parts, "layout")}
+    prompt = Prompt.from_json(rest, where, default_id)
+    return Rationale(id=prompt.id, prompt=prompt, layout=layout, **parts)
+
+
+def _rationale_rows(path: Path) -> Iterator[tuple[Any, str, str]]:
+    """Rows with the place that each stands at and the id it has if it names none."""
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        import datasets  # here, because it takes seconds
+
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable dataset of `datasets` ({error})") from error
+        if isinstance(loaded, datasets.DatasetDict):
+            if "train" not in loaded:
+                raise UserError(f"{path}: has no split called train, but {', '.join(loaded)}")
+            loaded = loaded["train"]
+        for number, row in enumerate(loaded, start=1):
+            yield row, f"{path}:{number}", f"{path.name}:{number}"
+        return
+    kinds = (".csv", ".jsonl", ".parquet")
+    files = sorted(file for file in path.rglob("*") if file.suffix in kinds) if path.is_dir() else [path]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if not files or files[0].suffix not in kinds:
+        raise UserError(f"{path}: rationales are read from {', '.join(kinds)} files and from folders of them")
+    for file in files:
+        for number, row in _READERS[file.suffix](file):
+            yield row, f"{file}:{number}", f"{file.stem}:{number}"
 
 
 def prompt_file(source: str | Path) -> Path:

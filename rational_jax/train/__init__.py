@@ -1,9 +1,10 @@
 """SFT: full or LoRA, packed, sharded, resumable."""
 
+from rational_jax.train.examples import load_packed
 from rational_jax.train.loop import compile_step, fit
 from rational_jax.train.loss import LossSums, loss_sums
 from rational_jax.train.optimizer import learning_rate_schedule, make_optimizer
-from rational_jax.train.run import load_packed, run
+from rational_jax.train.run import run
 from rational_jax.train.step import StepOptions, TrainState, init_state, make_train_step
 
 __all__ = [

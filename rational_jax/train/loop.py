@@ -93,12 +93,14 @@ def fit(
     trace: Trace | None = None,
     speed: Speed | None = None,
     contents: Callable[[int], str] = "batch {}".format,
+    shapes: int = 1,
     description: str = "train",
     progress: Progress = SILENT,
 ) -> TrainState:
     """Takes the state from the step it stands at to `steps`. `batch_at(i)` gives the batch of the i-th step, from zero.
 
-    `contents(i)` says in a few words what is in it. Batches are made in a thread of their own, a little ahead.
+    `contents(i)` says in a few words what is in it. Batches are made in a thread of their own, a little ahead, and have
+    at most `shapes` shapes, for each of which the step is compiled once.
 
     Raises UserError where a loss is not finite, naming the step and the batch: the last checkpoint before it stands.
     Raises Preempted after a SIGTERM, once the state is saved.
@@ -139,9 +141,10 @@ def fit(
                 placed = jax.device_put(feed.take(), compiled.batch_sharding)
             if trace:
                 trace.before(step)
-            with clock.spent_on(COMPILE if index == start else STEP):
-                state, values = compiled.step(state, frozen, placed)
-            if compiled.step._cache_size() > 1:
+            began, programs = time.perf_counter(), compiled.step._cache_size()
+            state, values = compiled.step(state, frozen, placed)
+            clock.book(COMPILE if compiled.step._cache_size() > programs else STEP, time.perf_counter() - began)
+            if compiled.step._cache_size() > shapes:
                 raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed")
             if trace:
                 trace.after(step, values)

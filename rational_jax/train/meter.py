@@ -75,7 +75,11 @@ class Clock:
         try:
             yield
         finally:
-            self._seconds[what] += time.perf_counter() - began
+            self.book(what, time.perf_counter() - began)
+
+    def book(self, what: str, seconds: float) -> None:
+        """Adds time that was measured elsewhere."""
+        self._seconds[what] += seconds
 
     def figures(self) -> dict[str, float]:
         """`seconds/...` so far, and `goodput`: the share of all time that was spent on steps."""

@@ -16,15 +16,16 @@ from rational_jax.models import DecoderConfig, Execution, LoraConfig
 from rational_jax.models.attention import choose
 from rational_jax.parallel import DEFAULT_RULES, FSDP, AxisRules, replicate_kv_heads, shardings
 from rational_jax.train.optimizer import make_optimizer
-from rational_jax.train.step import StepOptions, TrainState, make_train_step
+from rational_jax.train.step import StepOptions, TrainState, make_measure, make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """One training step of a configuration on a mesh, and the arrays it works on.
 
-    `trainable` and `frozen` are nested dicts of `jax.ShapeDtypeStruct`s with their shardings. `quantized` is how the
-    frozen linear layers are kept, None for as they are. `compiler_options` are for this platform's compiler.
+    `train_step` and `measure` are those of `train.step`. `trainable` and `frozen` are nested dicts of
+    `jax.ShapeDtypeStruct`s with their shardings. `quantized` is how the frozen linear layers are kept, None for as they
+    are. `compiler_options` are for this platform's compiler.
     """
 
     decoder: DecoderConfig
@@ -35,6 +36,7 @@ class Program:
     execution: Execution
     optimizer: optax.GradientTransformation
     train_step: Callable
+    measure: Callable
     compiler_options: dict[str, str] | None
     trainable: dict
     frozen: dict
@@ -101,6 +103,7 @@ def make_program(
     train_step = make_train_step(
         decoder, optimizer, execution, lora, options=options, mesh=mesh, axes=axes, rules=rules
     )
+    measure = make_measure(decoder, execution, lora, mesh=mesh, axes=axes, rules=rules)
     return Program(
         decoder=decoder,
         lora=lora,
@@ -110,6 +113,7 @@ def make_program(
         execution=execution,
         optimizer=optimizer,
         train_step=train_step,
+        measure=measure,
         compiler_options=dict(flag.split("=", 1) for flag in section.tpu_flags) if platform == "tpu" else None,
         trainable=trainable,
         frozen=frozen,

@@ -1,4 +1,4 @@
-"""`rational train`: SFT of one arm on what `rational curate` left."""
+"""`rational train`: SFT of one arm on what `rational curate` left, or on a data set of the user's own."""
 
 import dataclasses
 from contextlib import nullcontext
@@ -9,39 +9,47 @@ import jax.numpy as jnp
 
 from rational_jax import hub, models
 from rational_jax.checkpoint import Checkpoints
-from rational_jax.config import RunConfig
+from rational_jax.config import RunConfig, TrainSection
 from rational_jax.data.batches import Batches
-from rational_jax.data.packing import Packed, pack
-from rational_jax.data.rationale_dataset import read_hf, read_tfds
+from rational_jax.data.packing import PackingReport
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
+from rational_jax.models.flops import model_flops
 from rational_jax.parallel import make_mesh
 from rational_jax.parallel.processes import agreed, is_lead
 from rational_jax.progress import SILENT, Progress
-from rational_jax.text.chat import Renderer
-from rational_jax.train.loop import compile_step, fit
+from rational_jax.storage import sha256_file, sha256_json, sha256_tree
+from rational_jax.train.examples import load_examples
+from rational_jax.train.heldout import HeldOut
+from rational_jax.train.loop import Trace, Watcher, compile_step, fit
+from rational_jax.train.meter import Speed, peak_flops
 from rational_jax.train.metrics import MetricsLog
 from rational_jax.train.program import Program, make_program
 from rational_jax.train.step import init_state
+
+# Settings that decide how a run is watched and kept, and not what comes out of it.
+_OUTSIDE = {"arms", "keep_checkpoints", "keep_every", "log_every", "profile"}
 
 
 def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     """Trains `arm` in `<run>/train/<arm>` from the base, or continues it from its newest checkpoint.
 
+    All processes of a run call this together; they share the run folder, into which the lead process writes all but its
+    part of the checkpoints.
+
     Raises UserError where the data is missing or of other settings, a checkpoint is damaged, or the mesh does not fit.
+    Raises Preempted where the system wants the machine back, with the state saved.
     """
     section = config.train
-    run_dir = Path(config.run)
-    curated = read_stage(run_dir / "curate", verb="curate")
     base = hub.resolve(config.model.name, config.model.revision)
-    directory = run_dir / "train" / arm
+    directory = Path(config.run) / "train" / arm
     settings = {
         "seed": config.seed,
         "chat": config.chat.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
-        "train": section.model_dump(mode="json", exclude={"arms"}),
+        "train": section.model_dump(mode="json", exclude=_OUTSIDE),
     }
-    inputs = {"curate": curated["digest"], "base": hub.identity(base)}
+    inputs = _data_digest(config) | {"base": hub.identity(base)}
     stages = []  # the lead process alone opens the folder
 
     def is_complete() -> bool:
@@ -53,16 +61,21 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         return
 
     mesh = make_mesh(**config.mesh.model_dump())
-    program = make_program(config, hub.load_config(base), mesh, mesh.devices.flat[0].platform, progress.message)
+    device = mesh.devices.flat[0]
+    program = make_program(config, hub.load_config(base), mesh, device.platform, progress.message)
     if program.lora is not None:
         hub.check_lora(program.decoder, program.lora)
-    packed = load_packed(config, arm, base)
-    report = packed.report
-    progress.message(f"train {arm}: {report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full")
+    examples = load_examples(config, arm, base)
+    report = examples.packed.report
+    progress.message(f"train {arm}: {_reported(report)}")
     trainable, frozen = _parameters(config, base, program)
     state = init_state(trainable, program.optimizer, mesh)
     compiled = compile_step(program.train_step, mesh, state, program.rules, program.compiler_options)
-    batches = Batches(packed, batch_size=section.batch_size, seed=config.seed)
+    batches = Batches(examples.packed, batch_size=section.batch_size, seed=config.seed)
+    watchers = []
+    if examples.heldout is not None:
+        look = HeldOut(program.measure, examples.heldout, section.batch_size, compiled.batch_sharding, frozen)
+        watchers.append(Watcher(every=section.heldout_every, look=look))
     metadata = {
         "method": section.method,
         "lora": dataclasses.asdict(program.lora) if program.lora else None,
@@ -70,13 +83,18 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         "base": hub.identity(base),
         "arm": arm,
     }
-    with Checkpoints(directory / "checkpoints", keep=section.keep_checkpoints) as checkpoints:
+    kept = {
+        "keep": section.keep_checkpoints,
+        "keep_every": section.keep_every,
+        "keep_best": "heldout_loss" if section.keep_best else None,
+    }
+    with Checkpoints(directory / "checkpoints", **kept) as checkpoints:
         latest = agreed(checkpoints.latest)
         if latest is not None:
             state = type(state)(**checkpoints.restore(latest, state._asdict()))
             progress.message(f"train {arm}: continues from step {latest}")
         with MetricsLog(directory, resumed_step=latest or 0) if is_lead() else nullcontext() as metrics:
-            state = fit(
+            fit(
                 compiled,
                 state,
                 frozen,
@@ -88,6 +106,15 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
                 metadata=metadata,
                 metrics=metrics,
                 log_every=section.log_every,
+                watchers=watchers,
+                trace=_trace(section, directory, latest or 0),
+                speed=Speed(
+                    chips=mesh.size,
+                    flops=model_flops(program.decoder, section.method, section.sequence_length),
+                    peak=peak_flops(device.device_kind),
+                ),
+                contents=lambda step: examples.named(batches.rows_of(step)),
+                shapes=len(batches.lengths),
                 description=f"train {arm}",
                 progress=progress,
             )
@@ -95,16 +122,29 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         stage.finish(outputs={}, figures={"packing": dataclasses.asdict(report)})
 
 
-def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:
-    """The arm's curated dataset, rendered with the base's own template and packed."""
-    section = config.train
-    dataset = Path(config.run) / "curate" / arm
-    rationales = read_tfds(dataset / "tfds") if section.format == "tfds" else read_hf(dataset / "dataset")
-    if not rationales:
-        raise UserError(f"{dataset} holds no example to train on; {dataset.parent / 'funnel.json'} says why")
-    renderer = Renderer.configured(hub.load_tokenizer(base), config.chat)
-    examples = [example for rationale in rationales for example in renderer.examples(rationale.training_messages())]
-    return pack(examples, length=section.sequence_length, reasoning_weight=section.reasoning_weight)
+def _data_digest(config: RunConfig) -> dict[str, str]:
+    """What is trained on, as an input of the stage."""
+    if config.train.data is None:
+        return {"curate": read_stage(Path(config.run) / "curate", verb="curate")["digest"]}
+    path = Path(config.train.data)
+    if not path.exists():
+        raise UserError(f"train.data={path}: no such file or folder")
+    return {"data": sha256_json(sha256_tree(path)) if path.is_dir() else sha256_file(path)}
+
+
+def _reported(report: PackingReport) -> str:
+    """What became of the examples, in one line."""
+    left_out = {"too long": report.dropped, "cut": report.truncated, "without a loss": report.masked}
+    counted = "".join(f", {count} {what}" for what, count in left_out.items() if count)
+    return f"{report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full{counted}"
+
+
+def _trace(section: TrainSection, directory: Path, done: int) -> Trace | None:
+    """The trace that is asked for, unless it would begin in what an earlier process has done."""
+    if section.profile is None or not done < section.profile[0] <= section.steps:
+        return None
+    first, last = section.profile
+    return Trace(first=first, last=min(last, section.steps), directory=str(directory / "tensorboard"))
 
 
 def _parameters(config: RunConfig, base: Path, program: Program) -> tuple[dict, dict]:

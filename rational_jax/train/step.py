@@ -121,18 +121,45 @@ def make_train_step(
     return train_step
 
 
+def make_measure(
+    config: DecoderConfig,
+    execution: Execution,
+    lora: LoraConfig | None = None,
+    *,
+    mesh: Mesh | None = None,
+    axes: Mapping | None = None,
+    rules: AxisRules = DEFAULT_RULES,
+) -> Callable:
+    """`(trainable, frozen, batch) -> LossSums`, to be jitted: the loss alone, as `make_train_step` has it."""
+
+    def local(trainable, frozen, batch) -> LossSums:
+        sums = loss_sums(bind(config, combine(frozen, trainable), lora), batch, execution)
+        return jax.lax.psum(sums, tuple(mesh.axis_names)) if execution.gather else sums
+
+    def measure(trainable, frozen, batch) -> LossSums:
+        placed = (_specs(trainable, axes, rules), _specs(frozen, axes, rules), rules.spec(("batch", "sequence")))
+        whole = PartitionSpec()
+        return jax.shard_map(local, mesh=mesh, in_specs=placed, out_specs=whole, check_vma=False)(
+            trainable, frozen, batch
+        )
+
+    return measure if execution.gather else local
+
+
+def _specs(tree: Mapping, axes: Mapping, rules: AxisRules) -> dict:
+    """Where the arrays of a tree lie, by the tree of their logical axes."""
+    return {
+        name: _specs(value, axes[name], rules) if isinstance(value, Mapping) else rules.spec(axes[name])
+        for name, value in tree.items()
+    }
+
+
 def _sharded(gradients: Callable, mesh: Mesh, axes: Mapping, rules: AxisRules, gathered: tuple[str, ...]) -> Callable:
     """`gradients` run by every device on its own rows and its own parts of the arrays."""
     everywhere = tuple(mesh.axis_names)
 
-    def specs(tree: Mapping, axes: Mapping) -> dict:
-        return {
-            name: specs(value, axes[name]) if isinstance(value, Mapping) else rules.spec(axes[name])
-            for name, value in tree.items()
-        }
-
     def wrapped(trainable, frozen, batch, key):
-        trained = specs(trainable, axes)
+        trained = _specs(trainable, axes, rules)
 
         def local(trainable, frozen, batch, key):
             if key is not None:
@@ -151,7 +178,7 @@ def _sharded(gradients: Callable, mesh: Mesh, axes: Mapping, rules: AxisRules, g
         return jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(trained, specs(frozen, axes), rows, PartitionSpec()),
+            in_specs=(trained, _specs(frozen, axes, rules), rows, PartitionSpec()),
             out_specs=(trained, PartitionSpec()),
             check_vma=False,  # kernels do not say over which axes their results vary
         )(trainable, frozen, batch, key)

@@ -1,10 +1,15 @@
 import json
+import shutil
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rational_jax.data.sources import read_prompts
+from rational_jax.data.rationale_dataset import write_hf, write_tfds
+from rational_jax.data.rationale_dataset.columns import to_row
+from rational_jax.data.schema import Rationale
+from rational_jax.data.sources import read_prompts, read_rationales
 from rational_jax.errors import UserError
 
 
@@ -86,3 +91,56 @@ def test_missing_sources(tmp_path):
         read_prompts("micro/nosuch")
     with pytest.raises(UserError, match="no such prompt file"):
         read_prompts(tmp_path)
+
+
+def rationales(count):
+    prompts = read_prompts("micro/sft", count)
+    return [Rationale(id=f"r{i}", prompt=p, reasoning=f"because {i}", answer="Yes.") for i, p in enumerate(prompts)]
+
+
+def test_the_same_rationales_from_every_source(tmp_path):
+    expected = rationales(5)
+    write_tfds(expected, tmp_path / "tfds")
+    write_hf(expected, tmp_path / "hf")
+    # As somebody else would have it: the Parquet files alone, a folder of `datasets`, JSON lines.
+    shutil.copytree(tmp_path / "hf" / "data", tmp_path / "parquet")
+    table = datasets.Dataset.from_list([to_row(rationale) for rationale in expected])
+    table.save_to_disk(str(tmp_path / "arrow"))
+    datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(str(tmp_path / "splits"))
+    lines = "".join(json.dumps(rationale.to_json()) + "\n" for rationale in expected)
+    write(tmp_path, "lines.jsonl", lines)
+    for source in ("tfds", "hf", "parquet", "arrow", "splits", "lines.jsonl"):
+        assert read_rationales(tmp_path / source) == expected, source
+
+
+def test_plain_rows_are_rationales(tmp_path):
+    row = {"prompt": "May I?", "label": "benign", "answer": "Yes."}
+    path = write(tmp_path, "x.jsonl", "".join(json.dumps(r) + "\n" for r in (row | {"reasoning": "It is safe."}, row)))
+    first, second = read_rationales(path)
+    assert (first.id, first.layout, first.reasoning, first.prompt.text) == ("x:1", "rational", "It is safe.", "May I?")
+    assert (second.layout, second.reasoning, second.prompt.label) == ("refusal", "", "benign")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "May I?"}, "x.jsonl:1: a rationale needs an answer"),
+        ({"prompt": "May I?", "answer": 3}, "x.jsonl:1: a rationale needs an answer"),
+        ({"prompt": "May I?", "answer": "No.", "layout": "odd"}, "layout 'odd'"),
+        ({"answer": "No."}, "exactly one of messages, prompt, text"),
+        (3, "expected an object"),
+    ],
+)
+def test_rationales_that_are_none(tmp_path, row, message):
+    with pytest.raises(UserError, match=message):
+        read_rationales(write(tmp_path, "x.jsonl", json.dumps(row)))
+
+
+def test_no_rationales(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path, "x.txt", "hello")
+    for source, message in (("empty", "are read from"), ("nowhere", "no such"), ("x.txt", "are read from")):
+        with pytest.raises(UserError, match=message):
+            read_rationales(tmp_path / source)
+    with pytest.raises(UserError, match="holds no rationale"):
+        read_rationales(write(tmp_path, "x.jsonl", ""))

@@ -4,8 +4,10 @@ Both are written atomically and deterministically: the same rationales give the 
 against the checksums written beside it.
 """
 
+from rational_jax.data.rationale_dataset.checksums import FILE as CHECKSUMS
 from rational_jax.data.rationale_dataset.checksums import content_sha256
 from rational_jax.data.rationale_dataset.hf import read_hf, write_hf
+from rational_jax.data.rationale_dataset.tfds import NAME as TFDS
 from rational_jax.data.rationale_dataset.tfds import read_tfds, write_tfds
 
-__all__ = ["content_sha256", "read_hf", "read_tfds", "write_hf", "write_tfds"]
+__all__ = ["CHECKSUMS", "TFDS", "content_sha256", "read_hf", "read_tfds", "write_hf", "write_tfds"]

@@ -1,0 +1,94 @@
+"""What an arm is trained on, and what is kept from it to measure the loss on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from rational_jax import hub
+from rational_jax.config import RunConfig
+from rational_jax.data.packing import Packed, pack
+from rational_jax.data.rationale_dataset import read_hf, read_tfds
+from rational_jax.data.schema import Rationale
+from rational_jax.data.sources import read_rationales
+from rational_jax.errors import UserError
+from rational_jax.text.chat import Renderer
+
+_SHOWN = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """`ids` are the rationales' by the numbers in `packed.members`; `heldout` is None where nothing is held out.
+
+    In `heldout` every token of reasoning and answer weighs the same, whatever is trained on.
+    """
+
+    packed: Packed
+    ids: tuple[str, ...]
+    heldout: Packed | None
+
+    def named(self, rows: Sequence[int]) -> str:
+        """The examples in some rows, in a few words."""
+        ids = list(dict.fromkeys(self.ids[number] for row in rows for number in self.packed.members[row]))
+        more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+        return f"examples {', '.join(ids[:_SHOWN])}{more}"
+
+
+def load_packed(config: RunConfig, arm: str, base: Path) -> Packed:
+    """The rows that an arm is trained on; see `load_examples`."""
+    return load_examples(config, arm, base).packed
+
+
+def load_examples(config: RunConfig, arm: str, base: Path) -> Examples:
+    """The arm's rationales, rendered with the base's own template and packed.
+
+    Which prompts are held out depends on them and on the seed: a prompt and its variants are all held out or none is.
+    Raises UserError where there is nothing to train on, and where too many examples lose their answer to the length of
+    a row.
+    """
+    section = config.train
+    rationales = _read(config, arm)
+    renderer = Renderer.configured(hub.load_tokenizer(base), config.chat)
+    ids: dict[bool, list[str]] = {False: [], True: []}
+    rendered: dict[bool, list] = {False: [], True: []}
+    for rationale in rationales:
+        held = _is_held_out(rationale, section.heldout, config.seed)
+        for example in renderer.examples(rationale.training_messages()):
+            rendered[held].append(example)
+            ids[held].append(rationale.id)
+    if section.heldout and not rendered[True]:
+        raise UserError(f"train.heldout={section.heldout} holds out none of {len(rationales)} rationales; raise it")
+    options = {"length": section.sequence_length, "overlong": section.overlong, "rows": section.rows}
+    packed = pack(rendered[False], reasoning_weight=section.reasoning_weight, loss_on=section.loss_on, **options)
+    share = packed.report.lost / len(rendered[False])
+    if share > section.most_lost:
+        raise UserError(
+            f"{packed.report.lost} of {len(rendered[False])} examples of {arm} lose their answer, or a part of it, at "
+            f"train.sequence_length={section.sequence_length}: raise it, or train.most_lost above {share:.3f}"
+        )
+    return Examples(
+        packed=packed, ids=tuple(ids[False]), heldout=pack(rendered[True], **options) if section.heldout else None
+    )
+
+
+def _read(config: RunConfig, arm: str) -> list[Rationale]:
+    section = config.train
+    if section.data is not None:
+        rationales = [rationale for rationale in read_rationales(section.data) if rationale.layout == arm]
+        if not rationales:
+            raise UserError(f"{section.data} holds no rationale of layout {arm}: choose train.arms to fit")
+        return rationales
+    dataset = Path(config.run) / "curate" / arm
+    rationales = read_tfds(dataset / "tfds") if section.format == "tfds" else read_hf(dataset / "dataset")
+    if not rationales:
+        raise UserError(f"{dataset} holds no example to train on; {dataset.parent / 'funnel.json'} says why")
+    return rationales
+
+
+def _is_held_out(rationale: Rationale, share: float, seed: int) -> bool:
+    name = f"{seed}:{rationale.prompt.base_id or rationale.prompt.id}"
+    place = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big") / 2**64
+    return place < share
