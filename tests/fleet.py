@@ -3,7 +3,8 @@
     python fleet.py DIRECTORY VERB [ARGUMENTS ...]
 
 DIRECTORY gets `<process>.jsonl`, one row a batch: its step, the rows read, and the SHA-256 of each row on this
-process's devices. With DYING=N in the environment process 1 kills itself (SIGKILL) before it reads the batch of step N.
+process's devices. With DYING=N in the environment process 1 kills itself (SIGKILL) while step N is being saved. With
+PREEMPTED=N it sends itself SIGTERM when it reads the batch of step N, and all batches from then on take a second.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,9 +25,10 @@ def row_hash(arrays: Mapping[str, bytes]) -> str:
 def watched(directory: Path) -> None:
     import numpy as np
 
+    from rational_jax.checkpoint import Checkpoints
     from rational_jax.data.batches import Batches
 
-    batch, placed = Batches.batch, Batches.placed
+    batch, placed, save = Batches.batch, Batches.placed, Checkpoints.save
     read: set[int] = set()
 
     def reading(self, step, part=slice(None)):
@@ -35,8 +38,11 @@ def watched(directory: Path) -> None:
     def watching(self, step, sharding):
         import jax
 
-        if os.environ.get("DYING") == str(step) and jax.process_index() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        preempted = int(os.environ.get("PREEMPTED", 1 << 30))
+        if step == preempted and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step > preempted:
+            time.sleep(1)
         read.clear()
         arrays = placed(self, step, sharding)
         rows: dict[int, dict[str, bytes]] = {}
@@ -50,7 +56,14 @@ def watched(directory: Path) -> None:
             file.write(json.dumps({"step": step, "read": sorted(read), "rows": hashes}) + "\n")
         return arrays
 
-    Batches.batch, Batches.placed = reading, watching
+    def saving(self, step, tree, metadata):
+        import jax
+
+        save(self, step, tree, metadata)
+        if os.environ.get("DYING") == str(step) and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Batches.batch, Batches.placed, Checkpoints.save = reading, watching, saving
 
 
 if __name__ == "__main__":
