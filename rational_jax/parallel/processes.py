@@ -86,6 +86,14 @@ def agreed(action: Callable[[], T]) -> T:
     return heard["value"]
 
 
+def dissenters(digest: str) -> list[int]:
+    """The processes whose SHA-256 (in hexadecimal) is not the lead's. All have to call this at the same point."""
+    if jax.process_count() == 1:
+        return []
+    digests = multihost_utils.process_allgather(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    return np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+
+
 def _started_by_a_cluster() -> bool:
     """Whether JAX can find the other processes, if any: this is a TPU machine, or one of several tasks of a job."""
     platforms = os.environ.get("JAX_PLATFORMS", "")

@@ -16,7 +16,7 @@ from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.models.flops import model_flops
 from rational_jax.parallel import make_mesh
-from rational_jax.parallel.processes import agreed, is_lead
+from rational_jax.parallel.processes import agreed, dissenters, is_lead
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import sha256_file, sha256_json, sha256_tree
 from rational_jax.train.examples import load_examples
@@ -56,11 +56,17 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         stages.append(Stage.open(directory, verb="train", settings=settings, inputs=inputs))
         return stages[0].complete
 
+    mesh_settings = config.mesh.model_dump()
+    if others := dissenters(sha256_json({"settings": settings, "inputs": inputs, "mesh": mesh_settings})):
+        raise UserError(
+            f"process {', '.join(map(str, others))} has other settings than process 0, or reads another base or other "
+            "data; start all with the same command"
+        )
     if agreed(is_complete):
         progress.message(f"train {arm}: already done")
         return
 
-    mesh = make_mesh(**config.mesh.model_dump())
+    mesh = make_mesh(**mesh_settings)
     device = mesh.devices.flat[0]
     program = make_program(config, hub.load_config(base), mesh, device.platform, progress.message)
     if program.lora is not None:

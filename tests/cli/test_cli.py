@@ -8,7 +8,7 @@ import pytest
 import rational_jax
 from rational_jax.cli import app
 from rational_jax.config import load_config
-from rational_jax.errors import UserError
+from rational_jax.errors import Preempted, UserError
 
 VERBS = ("demo", "curate", "train", "export", "sample", "evaluate", "report")
 
@@ -123,6 +123,18 @@ def test_ctrl_c(rational, rooms):
     code, _, error = rational("train")
     assert code == 130
     assert error.strip() == "stopped; run the same command again to continue"
+
+
+def test_a_preempted_run_has_a_code_of_its_own(rational, rooms):
+    def act():
+        raise Preempted("train: stopped by the system after step 7, which is saved")
+
+    rooms.act = act
+    code, _, error = rational("train")
+    assert code == 75
+    assert (
+        error == "train: stopped by the system after step 7, which is saved; run the same command again to continue\n"
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
