@@ -177,6 +177,10 @@ class TrainSection(Section):
         0.0, description="share of the prompts that is kept from training, to measure the loss on"
     )
     heldout_every: Count = Field(20, description="steps between two measurements on held-out prompts")
+    sample_prompts: Text | None = Field(
+        None, description="a bundled set or a file whose first prompts are answered now and then, for TensorBoard"
+    )
+    sample_every: Count = Field(50, description="steps between two times that these are answered")
     save_every: Count = Field(40, description="steps between two checkpoints")
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
     keep_every: Count | None = Field(None, description="also keep the checkpoints of multiples of this step")
@@ -191,6 +195,8 @@ class TrainSection(Section):
         _unique("arms", self.arms)
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must not be more than steps ({self.steps})")
+        if self.sample_prompts and self.method == "qlora":
+            raise ValueError("sample_prompts needs weights that are not quantized: method lora or full")
         if self.keep_best and not self.heldout:
             raise ValueError(
                 "keep_best needs a held-out loss: set train.heldout to the share of prompts it is taken on"

@@ -35,7 +35,8 @@ class HeldOut:
         sums = []
         for start in range(0, rows, self._batch_size):
             batch = place((self._batch_size, width), lambda part, at=start: self._rows(at, part), self._sharding)
-            sums.append(self._measure(state.trainable, self._frozen, batch))
+            with jax.set_mesh(self._sharding.mesh):
+                sums.append(self._measure(state.trainable, self._frozen, batch))
         total = LossSums(*(math.fsum(map(float, parts)) for parts in zip(*sums, strict=True)))
         pairs = {
             "heldout_loss": (total.weighted, total.weight),

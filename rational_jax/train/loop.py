@@ -110,7 +110,6 @@ def fit(
     pending = None  # the metrics of the step before, still on the device
     clock, since = Clock(), time.perf_counter()  # when the last metrics came, or a checkpoint was handed over
     with (
-        jax.set_mesh(mesh),
         progress.task(description, total=steps, unit="steps", done=start) as task,
         Preemption() as preemption,
         Feed(batch_at, start, steps) as feed,
@@ -142,7 +141,8 @@ def fit(
             if trace:
                 trace.before(step)
             began, programs = time.perf_counter(), compiled.step._cache_size()
-            state, values = compiled.step(state, frozen, placed)
+            with jax.set_mesh(mesh):
+                state, values = compiled.step(state, frozen, placed)
             clock.book(COMPILE if compiled.step._cache_size() > programs else STEP, time.perf_counter() - began)
             if compiled.step._cache_size() > shapes:
                 raise RuntimeError("the training step was compiled a second time: a shape or a sharding changed")
@@ -152,10 +152,14 @@ def fit(
                 settle(pending, {})
             pending = (step, values)
             seen: dict[str, float] = {}
-            for watcher in watchers:
-                if step % watcher.every == 0 or step == steps:
-                    with clock.spent_on(WATCH):
-                        seen |= watcher.look(step, state)
+            if looking := [watcher for watcher in watchers if step % watcher.every == 0 or step == steps]:
+                with clock.spent_on(STEP):
+                    jax.block_until_ready(values)
+                began = time.perf_counter()
+                for watcher in looking:
+                    seen |= watcher.look(step, state)
+                clock.book(WATCH, time.perf_counter() - began)
+                since += time.perf_counter() - began  # it is no time of the step
             preempted = preemption.is_due(step) and step < steps
             if seen or preempted or step == steps or (save_every and step % save_every == 0):
                 settle(pending, seen)  # a state whose loss was not finite is never saved

@@ -31,6 +31,10 @@ class MetricsLog:
             if math.isfinite(value):
                 self._events.add_scalar(name, value, step)
 
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """A text in Markdown, for TensorBoard alone."""
+        self._events.add_text(name, text, step)
+
     def __enter__(self):
         return self
 

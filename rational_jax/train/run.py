@@ -12,6 +12,7 @@ from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import RunConfig, TrainSection
 from rational_jax.data.batches import Batches
 from rational_jax.data.packing import PackingReport
+from rational_jax.data.sources import read_prompts
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.models.flops import model_flops
@@ -19,16 +20,19 @@ from rational_jax.parallel import make_mesh
 from rational_jax.parallel.processes import agreed, dissenters, is_lead
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import sha256_file, sha256_json, sha256_tree
+from rational_jax.text.chat import Renderer
 from rational_jax.train.examples import load_examples
 from rational_jax.train.heldout import HeldOut
 from rational_jax.train.loop import Trace, Watcher, compile_step, fit
 from rational_jax.train.meter import Speed, peak_flops
 from rational_jax.train.metrics import MetricsLog
 from rational_jax.train.program import Program, make_program
+from rational_jax.train.samples import Samples
 from rational_jax.train.step import init_state
 
 # Settings that decide how a run is watched and kept, and not what comes out of it.
-_OUTSIDE = {"arms", "keep_checkpoints", "keep_every", "log_every", "profile"}
+_OUTSIDE = {"arms", "keep_checkpoints", "keep_every", "log_every", "profile", "sample_every", "sample_prompts"}
+_SAMPLED_PROMPTS = 4
 
 
 def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
@@ -66,6 +70,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         progress.message(f"train {arm}: already done")
         return
 
+    if section.sample_prompts and jax.process_count() > 1:
+        raise UserError("train.sample_prompts: only a run of one process can sample; leave it out")
     mesh = make_mesh(**mesh_settings)
     device = mesh.devices.flat[0]
     program = make_program(config, hub.load_config(base), mesh, device.platform, progress.message)
@@ -100,6 +106,9 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
             state = type(state)(**checkpoints.restore(latest, state._asdict()))
             progress.message(f"train {arm}: continues from step {latest}")
         with MetricsLog(directory, resumed_step=latest or 0) if is_lead() else nullcontext() as metrics:
+            if section.sample_prompts:
+                look = _samples(config, base, program, frozen, metrics)
+                watchers.append(Watcher(every=section.sample_every, look=look))
             fit(
                 compiled,
                 state,
@@ -143,6 +152,18 @@ def _reported(report: PackingReport) -> str:
     left_out = {"too long": report.dropped, "cut": report.truncated, "without a loss": report.masked}
     counted = "".join(f", {count} {what}" for what, count in left_out.items() if count)
     return f"{report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full{counted}"
+
+
+def _samples(config: RunConfig, base: Path, program: Program, frozen: dict, metrics: MetricsLog) -> Samples:
+    return Samples(
+        program,
+        frozen,
+        Renderer.configured(hub.load_tokenizer(base), config.chat),
+        read_prompts(config.train.sample_prompts, _SAMPLED_PROMPTS),
+        max_length=config.engine.max_length,
+        max_new_tokens=config.sample.max_new_tokens,
+        write=metrics.write_text,
+    )
 
 
 def _trace(section: TrainSection, directory: Path, done: int) -> Trace | None:

@@ -30,9 +30,7 @@ def test_the_loss_over_all_rows(config, params, examples, sizes, execution):
     )
     measure = make_measure(config, execution, LORA, mesh=mesh, axes=axes, rules=rules)
     placed = jax.sharding.NamedSharding(mesh, rules.spec(("batch", "sequence")))
-    with jax.set_mesh(mesh):
-        look = HeldOut(measure, packed, 8, placed, frozen)
-        found = look(3, TrainState(trainable, None, None))
+    found = HeldOut(measure, packed, 8, placed, frozen)(3, TrainState(trainable, None, None))
     batch = {
         name: jnp.asarray(getattr(packed, name)) for name in ("tokens", "segments", "positions", "weights", "kinds")
     }
