@@ -14,11 +14,13 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
 from rational_jax.errors import UserError
+from rational_jax.parallel.processes import agreed
 from rational_jax.storage import atomic_write_json, sha256_file
 
 _STATE = "state"
@@ -123,9 +125,10 @@ class Checkpoints:
         """The state saved as `step`, in the structure of `abstract_tree`.
 
         Its leaves have a shape and a dtype (arrays or `jax.ShapeDtypeStruct`s); one with a sharding is restored onto
-        that sharding, whatever mesh it was saved from, the others onto the default device. With `partial` the tree may
-        leave out any part of what was saved, which is then not read into memory. Raises UserError where there is no
-        such step, where a file is missing, cut short or changed, and where the saved arrays are not those of the tree.
+        that sharding, whatever mesh it was saved from, the others onto the default device; floating point numbers are
+        cast to the dtype that is wanted. With `partial` the tree may leave out any part of what was saved, which is
+        then not read into memory. Raises UserError where there is no such step, where a file is missing, cut short or
+        changed, and where the saved arrays are not those of the tree.
         """
         saved = _by_name(self.abstract(step))
         wanted = _by_name(abstract_tree)
@@ -136,7 +139,8 @@ class Checkpoints:
             raise UserError(f"{where} has {min(surplus)}, which this run does not: it was saved with other settings")
         for name, leaf in wanted.items():
             ours, theirs = (f"{np.dtype(x.dtype)}{list(x.shape)}" for x in (leaf, saved[name]))
-            if ours != theirs:
+            floats = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (leaf, saved[name]))
+            if ours != theirs and not (floats and leaf.shape == saved[name].shape):
                 raise UserError(f"{where}: {name} is {theirs}, this run has {ours}: it was saved with other settings")
         targets = jax.tree.map(_with_sharding, abstract_tree)
         arguments = ocp.args.PyTreeRestore(
@@ -183,7 +187,8 @@ class Checkpoints:
             there = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{self.directory} has no complete checkpoint of step {step}; there are: {there}")
         directory = self.directory / str(step)
-        if cause := _damage(directory):
+        # One process reads it all for the others.
+        if cause := agreed(lambda: _damage(directory)):
             earlier = max((other for other in steps if other < step), default=None)
             then = "start again from the beginning" if earlier is None else f"continue from step {earlier}"
             raise UserError(f"{directory} is damaged or cut short ({cause}); delete that directory to {then}")

@@ -75,6 +75,20 @@ def test_restores_onto_another_mesh(written):
     assert_equal(restored, make_state(3))
 
 
+def test_restores_onto_another_dtype(written):
+    target = shapes()
+    factor = target["trainable"]["layers"]["q_proj"]["lora_a"]
+    target["trainable"]["layers"]["q_proj"]["lora_a"] = jax.ShapeDtypeStruct(factor.shape, jnp.bfloat16)
+    expected = make_state(3)
+    expected["trainable"]["layers"]["q_proj"]["lora_a"] = expected["trainable"]["layers"]["q_proj"]["lora_a"].astype(
+        jnp.bfloat16
+    )
+    with Checkpoints(written, read_only=True) as checkpoints:
+        assert_equal(checkpoints.restore(3, target), expected)
+        with pytest.raises(UserError, match=r"step is int32\[\], this run has float32\[\]"):
+            checkpoints.restore(3, target | {"step": jax.ShapeDtypeStruct((), jnp.float32)})
+
+
 def test_saved_arrays_may_be_donated_at_once(tmp_path):
     """The train step overwrites the buffers while the save is still being written."""
     update = jax.jit(lambda x: x + 1, donate_argnums=0)

@@ -67,7 +67,7 @@ class Fleet:
             "sample.models=[base]",
             "export.verify=self",
             f"train={{arms: [rational], steps: {STEPS}, batch_size: {BATCH}, sequence_length: 64, save_every: 2, "
-            "warmup_steps: 2, method: full, format: datasets}",
+            "warmup_steps: 2, method: full, format: datasets, optimizer: sgd, learning_rate: 0.1}",
         )
         self.config = load_config(None, self.settings)
 
