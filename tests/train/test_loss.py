@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_the_plain_definition(config, params, examples):
 def test_a_frozen_matrix_gets_no_gradient(config, params, examples):
     """What is as large as the vocabulary times the width is made for a matrix that is trained, and not for others."""
     batch = batch_of(pack(examples[:2], length=32))
-    matrix = bind(config, params).output_matrix(EXECUTION).shape
+    matrix = params["embed"]["weight"].shape
 
     def products(loss):
         found = []
@@ -122,12 +122,12 @@ def test_packed_or_not_the_loss_and_its_gradient_are_the_same(examples, implemen
         sums = loss_sums(bind(config, params), batch, execution)
         return sums.weighted, sums
 
-    packed, padded = (pack(examples[:12], length=128, rows=rows) for rows in ("packed", "padded"))
-    assert packed.report.rows < padded.report.rows == 12
+    packed, padded = (pack(examples[:5], length=128, rows=rows) for rows in ("packed", "padded"))
+    assert packed.report.rows < padded.report.rows == 5
     gradient = jax.jit(jax.value_and_grad(total, has_aux=True))
     results = [gradient(params, batch_of(rows)) for rows in (packed, padded)]
     ((_, ours), mine), ((_, theirs), other) = results
-    # The same terms in another order and with other masks: float32 rounding over about 200 of them.
+    # The same terms in another order and with other masks: float32 rounding over about 80 of them.
     for a, b in zip(ours, theirs, strict=True):
         assert float(a) == pytest.approx(float(b), rel=1e-5)
     for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True):
