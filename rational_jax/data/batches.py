@@ -44,11 +44,16 @@ class Batches:
         turns = [length for length, count in each.items() for _ in range(count)]
         self._turns = grain.MapDataset.source(turns).seed(seed).shuffle().repeat() if len(buckets) > 1 else None
         self._each, self._epoch = each, len(turns)
+        self._last: tuple[int | None, np.ndarray] = (None, np.zeros(0, int))
 
     def rows_of(self, step: int) -> np.ndarray:
         """Which rows the batch of a step (from 0) holds: [B] indices into the packed set."""
-        length, number = self._turn(step)
-        return np.asarray(self._orders[length][number])
+        last = self._last
+        if last[0] != step:
+            length, number = self._turn(step)
+            # Kept, since the parts of a batch are read one after the other.
+            last = self._last = step, np.asarray(self._orders[length][number])
+        return last[1]
 
     def batch(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """The batch of a step (from 0) or a part of it: tokens, segments, positions, weights and kinds, each [B, S]."""
