@@ -22,6 +22,7 @@ HEARTBEAT_SECONDS = 20
 """After so long without a sign of life a process counts as dead, and JAX ends the others, naming it."""
 
 _SHUTDOWN_SECONDS = 45
+_CHIPS = ("/dev/accel0", "/dev/vfio/0")  # what TPU machines have, older and newer ones
 _SETTINGS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -96,11 +97,10 @@ def dissenters(digest: str) -> list[int]:
 
 def _started_by_a_cluster() -> bool:
     """Whether JAX can find the other processes, if any: this is a TPU machine, or one of several tasks of a job."""
+    if any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")):
+        return True
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    if any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")):
-        return "SLURM_PROCID" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
-    chips = any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0"))
-    return chips and (not platforms or "tpu" in platforms)
+    return (not platforms or "tpu" in platforms) and any(Path(chip).exists() for chip in _CHIPS)
 
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

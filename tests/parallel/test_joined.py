@@ -94,3 +94,27 @@ def test_settings_that_are_not_whole(monkeypatch, settings, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         join()
+
+
+@pytest.mark.parametrize(
+    ("settings", "chip", "joins"),
+    [
+        ({}, False, False),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, False, False),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, False, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, False, True),
+        ({"JAX_PLATFORMS": ""}, True, True),
+        ({"JAX_PLATFORMS": "cpu"}, True, False),
+    ],
+)
+def test_where_jax_finds_the_others_by_itself(monkeypatch, tmp_path, settings, chip, joins):
+    calls = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **named: calls.append(named))
+    monkeypatch.setattr("rational_jax.parallel.processes._CHIPS", (str(tmp_path if chip else tmp_path / "none"),))
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    join()
+    assert len(calls) == joins
+    assert all("num_processes" not in call and call["heartbeat_timeout_seconds"] < 60 for call in calls)

@@ -155,6 +155,8 @@ def test_a_second_compilation_is_a_fault(config, params, batches):
 
     with pytest.raises(RuntimeError, match="compiled a second time"):
         fit(compiled, state, frozen, growing, mesh=mesh, steps=3)
+    mesh, compiled, state, frozen = start(config, params)
+    assert int(fit(compiled, state, frozen, growing, mesh=mesh, steps=3, shapes=2).step) == 3
 
 
 def test_a_preempted_run_saves_and_goes_on_to_the_same_end(config, params, batches, tmp_path):

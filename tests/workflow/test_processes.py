@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from fleet import row_hash
 from tiny import tiny_llama
@@ -57,9 +58,11 @@ def curated(run: Path) -> None:
 
 
 class Fleet:
-    """Processes that run `rational train` together in one run folder."""
+    """Processes that run `rational train` together in one run folder, with `more` among its settings."""
 
-    def __init__(self, run: Path, base: Path, seen: Path):
+    def __init__(
+        self, run: Path, base: Path, seen: Path, more: str = "method: full, optimizer: sgd, learning_rate: 0.1"
+    ):
         self.run, self.seen = run, seen
         self.settings = (
             f"run={run}",
@@ -67,7 +70,7 @@ class Fleet:
             "sample.models=[base]",
             "export.verify=self",
             f"train={{arms: [rational], steps: {STEPS}, batch_size: {BATCH}, sequence_length: 64, save_every: 2, "
-            "warmup_steps: 2, method: full, format: datasets, optimizer: sgd, learning_rate: 0.1}",
+            f"warmup_steps: 2, format: datasets, {more}}}",
         )
         self.config = load_config(None, self.settings)
 
@@ -181,3 +184,30 @@ def test_processes_that_die_are_named_and_others_go_on(alone, expected, base, tm
         assert ours == pytest.approx(theirs, rel=TOLERANCE)
     directory = export.run(fleet.config, "rational")
     assert read_stage(directory, verb="export")["figures"]["merged"]["method"] == "self"
+
+
+@pytest.mark.slow
+def test_two_processes_that_died_end_in_the_same_bits(base, tmp_path):
+    """With an adapter, held-out prompts and Adam, whose moments come back too."""
+    more = "method: lora, optimizer: adamw, heldout: 0.2, heldout_every: 2, keep_best: true"
+    states = []
+    for name, dying in (("whole", {}), ("parts", {"DYING": "6"})):
+        fleet = Fleet(tmp_path / name / "run", base, tmp_path / name / "seen", more)
+        curated(fleet.run)
+        codes = [code for code, _ in ended(fleet.start(2, 1, "{fsdp: 2}", **dying))]
+        if dying:
+            assert codes[1] == -signal.SIGKILL and codes[0] != 0
+            codes = [code for code, _ in ended(fleet.start(2, 1, "{fsdp: 2}"))]
+        assert codes == [0, 0]
+        with Checkpoints(fleet.run / "train" / "rational" / "checkpoints", read_only=True) as checkpoints:
+            state = checkpoints.restore(STEPS, checkpoints.abstract(STEPS))
+            states.append((jax.tree.leaves(state), fleet.losses(), checkpoints.metadata(STEPS)["metrics"]))
+    whole, parts = states
+    assert whole[1:] == parts[1:]
+    assert len(whole[1]) == STEPS and whole[2].keys() == {
+        "heldout_loss",
+        "heldout_loss_reasoning",
+        "heldout_loss_answer",
+    }
+    for a, b in zip(whole[0], parts[0], strict=True):
+        assert a.dtype == b.dtype and bytes(np.asarray(a)) == bytes(np.asarray(b))
