@@ -118,6 +118,10 @@ def test_the_words_of_yaml_1_2(written):
         ("mesh.fsdp=0", "mesh: a size must be at least 1, or -1"),
         ("mesh.replica=-1", "mesh: only one of replica, fsdp and tensor may be -1"),
         ("train.warmup_steps=500", "warmup_steps (500) must not be more than steps (120)"),
+        ("train.keep_best=true", "keep_best needs a held-out loss: set train.heldout"),
+        ("train={keep_best: true, heldout: 0.1, heldout_every: 30}", "save_every to be a multiple of heldout_every"),
+        ("train.profile=[7, 5]", "profile is the first and the last step of the trace, got [7, 5]"),
+        ("train={method: qlora, sample_prompts: micro/dev}", "sample_prompts needs weights that are not quantized"),
         ("curate.keep=5", "curate.keep (5) is more than curate.samples (4)"),
         ("train.arms=[shuffled]", "train.arms names 'shuffled', which is not in curate.datasets (rational, refusal)"),
         (

@@ -23,12 +23,14 @@ _SHOWN = 32
 class Examples:
     """`ids` are the rationales' by the numbers in `packed.members`; `heldout` is None where nothing is held out.
 
-    In `heldout` every token of reasoning and answer weighs the same, whatever is trained on.
+    `others` counts the rationales in the data that are of another layout and so not for this arm. In `heldout` every
+    token of reasoning and answer weighs the same, whatever is trained on.
     """
 
     packed: Packed
     ids: tuple[str, ...]
     heldout: Packed | None
+    others: int
 
     def named(self, rows: Sequence[int]) -> str:
         """The examples in some rows, in a few words."""
@@ -50,7 +52,10 @@ def load_examples(config: RunConfig, arm: str, base: Path) -> Examples:
     a row.
     """
     section = config.train
-    rationales = _read(config, arm)
+    there = _read(config, arm)
+    rationales = [rationale for rationale in there if rationale.layout == arm]
+    if not rationales:
+        raise UserError(f"{section.data} holds no rationale of layout {arm}: choose train.arms to fit")
     renderer = Renderer.configured(hub.load_tokenizer(base), config.chat)
     ids: dict[bool, list[str]] = {False: [], True: []}
     rendered: dict[bool, list] = {False: [], True: []}
@@ -70,17 +75,17 @@ def load_examples(config: RunConfig, arm: str, base: Path) -> Examples:
             f"train.sequence_length={section.sequence_length}: raise it, or train.most_lost above {share:.3f}"
         )
     return Examples(
-        packed=packed, ids=tuple(ids[False]), heldout=pack(rendered[True], **options) if section.heldout else None
+        packed=packed,
+        ids=tuple(ids[False]),
+        heldout=pack(rendered[True], **options) if section.heldout else None,
+        others=len(there) - len(rationales),
     )
 
 
 def _read(config: RunConfig, arm: str) -> list[Rationale]:
     section = config.train
     if section.data is not None:
-        rationales = [rationale for rationale in read_rationales(section.data) if rationale.layout == arm]
-        if not rationales:
-            raise UserError(f"{section.data} holds no rationale of layout {arm}: choose train.arms to fit")
-        return rationales
+        return read_rationales(section.data)
     dataset = Path(config.run) / "curate" / arm
     rationales = read_tfds(dataset / "tfds") if section.format == "tfds" else read_hf(dataset / "dataset")
     if not rationales:

@@ -80,6 +80,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
     examples = load_examples(config, arm, base)
     report = examples.packed.report
     progress.message(f"train {arm}: {_reported(report)}")
+    if examples.others:
+        progress.message(f"train {arm}: {examples.others} rationales of other layouts are left out")
     trainable, frozen = _parameters(config, base, program)
     state = init_state(trainable, program.optimizer, mesh)
     compiled = compile_step(program.train_step, mesh, state, program.rules, program.compiler_options)

@@ -9,7 +9,7 @@ import jax
 from rational_jax import models
 from rational_jax.data.schema import Prompt
 from rational_jax.sample import Engine, Request
-from rational_jax.sample.engine import PromptRenderer
+from rational_jax.text.chat import Renderer
 from rational_jax.train.program import Program
 from rational_jax.train.step import TrainState
 
@@ -24,7 +24,7 @@ class Samples:
         self,
         program: Program,
         frozen: dict,
-        renderer: PromptRenderer,
+        renderer: Renderer,
         prompts: Sequence[Prompt],
         *,
         max_length: int,

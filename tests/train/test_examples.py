@@ -41,6 +41,7 @@ def test_an_arm_gets_the_rationales_of_its_layout(data):
     found = examples(data)
     assert found.ids == tuple(f"r{n}" for n in range(1, 60, 2))
     assert (found.packed.kinds == REASONING).any()
+    assert found.others == 30
     plain = examples(data, arm="refusal")
     assert plain.ids == tuple(f"r{n}" for n in range(0, 60, 2))
     assert not (plain.packed.kinds == REASONING).any()
