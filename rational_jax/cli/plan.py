@@ -36,7 +36,7 @@ def plan(
     budget: Budget = 30.0,
     print_config: PrintConfig = False,
 ) -> None:
-    """Compiles the training step for TPUs that are not there: does it fit, and what does it cost.
+    """Compile the training step for absent TPUs: memory, speed, cost.
 
     \b
     Needs libtpu (pip install 'rational_jax[tpu]') and the model's config.json; no TPU and no weights.

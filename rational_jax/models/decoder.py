@@ -218,12 +218,16 @@ class Decoder(nnx.Module):
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Logits in float32, `[..., V]`. Ask for few positions at a time: the vocabulary is the widest axis."""
-        return project_logits(self.config, hidden, self.output_matrix(Execution(dtype=hidden.dtype)))
+        return project_logits(self.config, *self.with_output_matrix(hidden, Execution(dtype=hidden.dtype)))
 
-    def output_matrix(self, execution: Execution) -> jax.Array:
-        """What hidden states are multiplied by to give logits, `[V, D]`, whole in the dtype of the computation."""
-        table = self.embed if self.config.tie_embeddings else self.lm_head
-        return gathered(table.weight[...], ("vocab", "embed"), execution.gather, execution.dtype)
+    def with_output_matrix(self, hidden: jax.Array, execution: Execution) -> tuple[jax.Array, jax.Array]:
+        """Hidden states, and what they are multiplied by to give logits: `[V, D]`, whole, in the compute dtype."""
+        table = (self.embed if self.config.tie_embeddings else self.lm_head).weight[...]
+        if execution.gather:
+            # The largest matrix of all is put together after the layers have run, and the gradient for it is scattered
+            # before theirs are computed: the barrier works in both directions.
+            hidden, table = jax.lax.optimization_barrier((hidden, table))
+        return hidden, gathered(table, ("vocab", "embed"), execution.gather, execution.dtype)
 
     def _embed(self, tokens_BxS: jax.Array, execution: Execution) -> jax.Array:
         table_VxD = self.embed.weight[...]

@@ -57,7 +57,8 @@ def loss_sums(
     names = ("tokens", "weights", "kinds")
     # The last place of a row predicts nothing; so rows keep their length, which is a round number.
     targets = Targets(*(jnp.pad(batch[name][:, 1:], ((0, 0), (0, 1))) for name in names))
-    matrix_VxD = decoder.output_matrix(execution).astype(hidden_BxSxD.dtype)
+    hidden_BxSxD, matrix_VxD = decoder.with_output_matrix(hidden_BxSxD, execution)
+    matrix_VxD = matrix_VxD.astype(hidden_BxSxD.dtype)
     chunks = _chunk_count(hidden_BxSxD.shape[:2], chunk_tokens)
     return _chunked_sums((decoder.config, z_loss, chunks), hidden_BxSxD, matrix_VxD, targets)
 

@@ -96,8 +96,9 @@ def test_arrays_of_full_training_are_read_by_layers(base, tmp_path):
         opened = {path: checkpoints.opened(3, ".".join(("trainable", *path))) for path in weights.shapes}
     for path, array in opened.items():
         shape = weights.shapes[path]
-        # What is on disk in one piece is one layer of a stack, so an export never unpacks the whole stack for a row.
-        assert array.chunk_layout.read_chunk.shape == ((1, *shape[1:]) if len(shape) > 2 else shape)
+        # What is on disk in one piece is one matrix of a stack, so an export never unpacks the whole stack for a row.
+        matrix = (1,) * (len(shape) - 2) + shape[-2:]
+        assert array.chunk_layout.read_chunk.shape == (matrix if len(shape) > 2 else shape)
     trained = TrainedWeights(weights, "float32", arrays=opened)
     for ours, theirs in zip(jax.tree.leaves(trained.tree()), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
