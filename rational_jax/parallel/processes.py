@@ -112,7 +112,7 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
     traceback.print_exception(kind, error, trace)
     print(
         f"process {jax.process_index()} of {jax.process_count()} stopped; if that is because another one died, "
-        f"its number follows within {HEARTBEAT_SECONDS} seconds",
+        f"its number follows within {HEARTBEAT_SECONDS} seconds (process 0 is called the leader)",
         file=sys.stderr,
         flush=True,
     )
