@@ -16,9 +16,16 @@ STOP, LENGTH = "stop", "length"
 class Request:
     """One conversation to be continued by the model.
 
-    At most `max_new_tokens` tokens are sampled. `temperature` 0 is greedy; else tokens are drawn from the smallest set
-    of most probable tokens whose probabilities sum to at least `top_p`. `seed` (0 to 2**32 - 1) decides the draws: the
+    At most `max_new_tokens` tokens are sampled. `temperature` 0 is greedy; else tokens are drawn from the `top_k` most
+    probable (0: all), of these from the smallest set whose probabilities sum to at least `top_p` of theirs, and of
+    these from those at least `min_p` times as probable as the first. `seed` (0 to 2**32 - 1) decides the draws: the
     same request gives the same tokens whatever else is sampled beside it.
+
+    A last message of the assistant's is a beginning that the model goes on from; `prompt_ids` are the prompt's tokens
+    in place of messages. Generation ends at one of `stop_ids` besides the model's own, and before one of the strings in
+    `stop` that stands outside of reasoning. Reasoning that goes on after `reasoning_budget` tokens is closed.
+    `logprobs` and `prompt_logprobs` ask for natural logarithms of the probabilities of the chosen tokens and of the
+    prompt's, at temperature 1 and without cuts.
     """
 
     id: str
@@ -26,7 +33,15 @@ class Request:
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    reasoning_budget: int | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    logprobs: bool = False
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError naming the request and the setting that is out of range."""
@@ -37,6 +52,14 @@ class Request:
                 f"temperature={self.temperature} must be 0 (greedy) or above",
             ),
             (not 0 < self.top_p <= 1, f"top_p={self.top_p} must be above 0 and at most 1"),
+            (not 0 <= self.top_k < 2**31, f"top_k={self.top_k} must be 0 (all) or above"),
+            (not 0 <= self.min_p <= 1, f"min_p={self.min_p} must be from 0 to 1"),
+            ("" in self.stop, "stop has an empty string, which ends every answer at once"),
+            (
+                self.reasoning_budget is not None and self.reasoning_budget < 1,
+                f"reasoning_budget={self.reasoning_budget} must be at least 1",
+            ),
+            (self.prompt_ids is not None and bool(self.messages), "has both messages and prompt_ids"),
             (not 0 <= self.seed < 2**32, f"seed={self.seed} must be from 0 to 2**32 - 1"),
         )
         for wrong, message in problems:
@@ -46,14 +69,22 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """The model's turn. `token_ids` are without the stop token; `finish` is "stop" (the model ended its turn) or
-    "length" (it reached `max_new_tokens`)."""
+    """The model's turn. `token_ids` are without the stop token; `finish` is "stop" (the model ended its turn, or wrote
+    a stop string) or "length" (it reached `max_new_tokens`).
+
+    `text` ends before a stop string, `token_ids` with the token that completed it. `forced_at` is how many tokens had
+    been sampled when the budget for reasoning ended it; the closing delimiter follows there, with log-probability 0.
+    `logprobs` are one a token, `prompt_logprobs` one a token of the prompt, of which the first has none.
+    """
 
     id: str
     text: str
     token_ids: tuple[int, ...]
     finish: Literal["stop", "length"]
     prompt_tokens: int
+    logprobs: tuple[float, ...] | None = None
+    prompt_logprobs: tuple[float | None, ...] | None = None
+    forced_at: int | None = None
 
 
 def derive_seed(base: int, *parts: str | int) -> int:

@@ -7,6 +7,7 @@ Shapes: B rows, V vocabulary.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +19,24 @@ def next_tokens(
     positions_B: jax.Array,
     temperature_B: jax.Array,
     top_p_B: jax.Array | None = None,
+    top_k_B: jax.Array | None = None,
+    min_p_B: jax.Array | None = None,
 ) -> jax.Array:
     """One token a row, int32 `[B]`: the most probable where the temperature is 0, a draw elsewhere.
 
     `logits_BxV` is float32. `seeds_B` is uint32; `positions_B` (int32) are the places that the chosen tokens will have
-    in their sequences: a token is drawn with the key `fold_in(key(seed), position)`. With `top_p_B` None the nucleus
-    is left out of the program; rows with top_p 1 get the same tokens either way.
+    in their sequences: a token is drawn with the key `fold_in(key(seed), position)`. A cut that is None is left out of
+    the program; rows with top_p 1, top_k 0 (int32) and min_p 0 get the same tokens either way.
     """
     drawn = temperature_B > 0
     scaled = logits_BxV / jnp.where(drawn, temperature_B, 1.0)[:, None]
     weights = jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True))
+    if top_k_B is not None:
+        weights = jnp.where(most_probable(weights, top_k_B), weights, 0.0)
     if top_p_B is not None:
         weights = jnp.where(nucleus(weights, top_p_B), weights, 0.0)
+    if min_p_B is not None:
+        weights = jnp.where(weights >= min_p_B[:, None], weights, 0.0)  # the most probable token weighs 1
     keys = jax.vmap(lambda seed, position: jax.random.fold_in(jax.random.key(seed), position))(seeds_B, positions_B)
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
     return jnp.where(drawn, draw(weights, uniforms), argmax(logits_BxV))
@@ -46,21 +53,31 @@ def nucleus(weights_BxV: jax.Array, top_p_B: jax.Array) -> jax.Array:
     """Bool `[B, V]`: the smallest set of heaviest tokens that has at least `top_p` of a row's weight; all for top_p 1.
 
     Tokens as heavy as the lightest of the set belong to it too, so ties are kept together. Weights are at most 1.
-
-    The set is everything down to some weight, which is found by bisection. Positive floats are ordered as their bits
-    are, so 30 halvings settle the bits of that weight exactly.
     """
     wanted = top_p_B * jnp.sum(weights_BxV, axis=-1)
+    lightest_B = _lightest(weights_BxV, lambda heavy: jnp.sum(jnp.where(heavy, weights_BxV, 0.0), axis=-1) >= wanted)
+    return (weights_BxV >= lightest_B[:, None]) | (top_p_B >= 1)[:, None]
+
+
+def most_probable(weights_BxV: jax.Array, top_k_B: jax.Array) -> jax.Array:
+    """Bool `[B, V]`: the `top_k` heaviest tokens of a row and those as heavy as the last of them; all for top_k 0."""
+    lightest_B = _lightest(weights_BxV, lambda heavy: jnp.sum(heavy, axis=-1) >= top_k_B)
+    return (weights_BxV >= lightest_B[:, None]) | (top_k_B == 0)[:, None]
+
+
+def _lightest(weights_BxV: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The greatest weight `[B]` for which all tokens at least as heavy (bool `[B, V]`) are enough (bool `[B]`).
+
+    It is found by bisection. Positive floats are ordered as their bits are, so 30 halvings settle its bits exactly.
+    """
 
     def halve(step, bits_B):
         higher = bits_B | (1 << (29 - step))
         heavy = weights_BxV >= jax.lax.bitcast_convert_type(higher, jnp.float32)[:, None]
-        enough = jnp.sum(jnp.where(heavy, weights_BxV, 0.0), axis=-1) >= wanted
-        return jnp.where(enough, higher, bits_B)
+        return jnp.where(enough(heavy), higher, bits_B)
 
     bits_B = jax.lax.fori_loop(0, 30, halve, jnp.zeros(weights_BxV.shape[0], jnp.int32))
-    lightest = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
-    return (weights_BxV >= lightest[:, None]) | (top_p_B >= 1)[:, None]
+    return jax.lax.bitcast_convert_type(bits_B, jnp.float32)
 
 
 def draw(weights_BxV: jax.Array, uniforms_Bx2: jax.Array) -> jax.Array:
@@ -90,3 +107,9 @@ def _invert(weights_BxN: jax.Array, uniform_B: jax.Array) -> jax.Array:
     place = jnp.arange(weights_BxN.shape[1])
     possible = (weights_BxN > 0) & (place <= index[:, None])
     return jnp.max(jnp.where(possible, place, 0), axis=-1)
+
+
+def log_probabilities(logits_BxV: jax.Array, tokens_B: jax.Array) -> jax.Array:
+    """Natural logarithm of the probability of one token a row, float32 `[B]`, at temperature 1 and without cuts."""
+    chosen = jnp.take_along_axis(logits_BxV, tokens_B[:, None], axis=-1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits_BxV, axis=-1)

@@ -97,6 +97,12 @@ class Renderer:
         rendered = self._render(messages, generation_prompt=True)
         return self._tokenize(rendered, list(self._starts(messages, rendered.text).values())).ids
 
+    def continuation(self, text: str) -> list[int]:
+        """The tokens of text that goes on in a turn; what is a control token in it, delimiters aside, is text."""
+        own = (self.reasoning.open, self.reasoning.close)
+        cuts = [found.start() + 2 for found in self._control.finditer(text) if found.group() not in own]
+        return self._encode(_Rendered(f" {text}", cuts), 1, len(text) + 1)[0]
+
     def examples(self, messages: Sequence[Message]) -> list[Example]:
         """Training examples that together train every assistant turn once, each as generation would meet it.
 
@@ -255,8 +261,7 @@ class Renderer:
         ends: list[int] = []
         edges = [begin, *(cut for cut in rendered.cuts if begin < cut < end), end]
         for left, right in itertools.pairwise(edges):
-            # Tokenizers may treat the start of a text specially (a prefix space); behind the anchor nothing is a
-            # start.
+            # Tokenizers may treat a text's start specially (a prefix space); behind the anchor nothing is one.
             anchor = self._anchor if left else ""
             encoded = self.tokenizer(
                 anchor + rendered.text[left:right], add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -268,8 +273,7 @@ class Renderer:
 
     def _keeps_system(self) -> bool:
         """Whether the template writes a system turn. Some refuse the role; some drop it once there is an answer."""
-        probe = "system-probe"
-        roles = {"system": probe, "user": "x", "assistant": "y"}
+        roles = {"system": (probe := "system-probe"), "user": "x", "assistant": "y"}
         try:
             return probe in self._apply_template([{"role": r, "content": c} for r, c in roles.items()], False)
         except jinja2.TemplateError:
@@ -277,8 +281,7 @@ class Renderer:
 
     def _find_stop_ids(self) -> tuple[int, ...]:
         """The control token that the template writes after an assistant's turn, and the end-of-sequence token."""
-        stops = []
-        probe = "stop-probe"
+        stops, probe = [], "stop-probe"
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
         try:
             text = self._apply_template(turns, False)
