@@ -1,7 +1,8 @@
 """The Flax decoder: one implementation for all families."""
 
+from rational_jax.models.cache import Caches, KVCache
 from rational_jax.models.config import DecoderConfig, LayerKind, MoeConfig, RopeScaling
-from rational_jax.models.decoder import Decoder, Execution, KVCache, bind, structure
+from rational_jax.models.decoder import Decoder, Execution, bind, structure
 from rational_jax.models.layers import LoraParam
 from rational_jax.models.lora import LoraConfig
 from rational_jax.models.params import (
@@ -15,6 +16,7 @@ from rational_jax.models.params import (
 )
 
 __all__ = [
+    "Caches",
     "Decoder",
     "DecoderConfig",
     "Execution",

@@ -118,17 +118,59 @@ def cached_attention(
     softcap: float | None = None,
     window: int | None = None,
 ) -> jax.Array:
-    """One new token a row over the cache, which holds that token's key and value at `positions_B`. `[B, N, H]`."""
+    """One new token a row over the cache, which holds that token's key and value too. `[B, N, H]`.
+
+    The cache is a ring: position p stands at place p mod T, and what has been overwritten is out of sight.
+    """
     B, N, H = q_BxNxH.shape
     _, K, T, _ = k_BxKxTxH.shape
     q = (q_BxNxH * scale).reshape(B, K, N // K, H)
     scores = jnp.einsum("bkgh,bkth->bkgt", q, k_BxKxTxH, preferred_element_type=jnp.float32)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    distance = positions_B[:, None] - jnp.arange(T)
-    visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    distance = (positions_B[:, None] - jnp.arange(T)) % T
+    visible = distance <= positions_B[:, None]
+    if window is not None and window < T:
+        visible &= distance < window
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, MASKED), axis=-1)
     return jnp.einsum("bkgt,bkth->bkgh", weights.astype(v_BxKxTxH.dtype), v_BxKxTxH).reshape(B, N, H)
+
+
+def extending_attention(
+    q_BxSxNxH: jax.Array,
+    k_BxSxKxH: jax.Array,
+    v_BxSxKxH: jax.Array,
+    old_k_BxKxTxH: jax.Array,
+    old_v_BxKxTxH: jax.Array,
+    starts_B: jax.Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    window: int | None = None,
+) -> jax.Array:
+    """S new tokens a row, the first at position `starts_B`, over the ring of those before and over each other.
+
+    The ring does not hold the new ones yet: they may overwrite what the first of them still see. `[B, S, N, H]`.
+    """
+    B, S, N, H = q_BxSxNxH.shape
+    _, K, T, _ = old_k_BxKxTxH.shape
+    q = (q_BxSxNxH * scale).reshape(B, S, K, N // K, H)
+    old = jnp.einsum("bskgh,bkth->bkgst", q, old_k_BxKxTxH, preferred_element_type=jnp.float32)
+    new = jnp.einsum("bskgh,btkh->bkgst", q, k_BxSxKxH, preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([old, new], axis=-1)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    last_Bx1 = starts_B[:, None] - 1
+    held_BxT = last_Bx1 - (last_Bx1 - jnp.arange(T)) % T  # the position that each place holds, negative if none
+    places_BxS = starts_B[:, None] + jnp.arange(S)
+    held = jnp.concatenate([held_BxT, places_BxS], axis=1)[:, None]
+    distance = places_BxS[..., None] - held
+    visible = (held >= 0) & (distance >= 0)
+    if window is not None:
+        visible &= distance < window
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, MASKED), axis=-1).astype(v_BxSxKxH.dtype)
+    out = jnp.einsum("bkgst,bkth->bskgh", weights[..., :T], old_v_BxKxTxH)
+    return (out + jnp.einsum("bkgst,btkh->bskgh", weights[..., T:], v_BxSxKxH)).reshape(B, S, N, H)
 
 
 IMPLEMENTATIONS = {"reference": reference_attention, "xla": xla_attention}

@@ -1,19 +1,18 @@
 """The decoder: one Flax module for every family, its layers stacked and scanned.
 
-Shapes: B batch, S sequence, D embed, L layers, V vocabulary, N heads, K key-value heads, H head size, T extent of the
-cache.
+Shapes: B batch, S sequence, D embed, L layers, V vocabulary, N heads, K key-value heads, H head size.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rational_jax.models import attention, layout
+from rational_jax.models import attention, cache, layout
+from rational_jax.models.cache import Caches, KVCache
 from rational_jax.models.config import DecoderConfig, LayerKind
 from rational_jax.models.layers import Attention, Mlp, RMSNorm, Stack, normal
 from rational_jax.models.lora import LoraConfig
@@ -23,13 +22,6 @@ from rational_jax.models.remat import keep, rematerialise
 from rational_jax.models.rope import Tables, rotary_tables
 from rational_jax.parallel.collectives import gathered, scattered_lookup
 from rational_jax.parallel.rules import constrain
-
-
-class KVCache(NamedTuple):
-    """Keys and values of every layer, `[L, B, K, T, H]`."""
-
-    k: jax.Array
-    v: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,38 +166,84 @@ class Decoder(nnx.Module):
         return self.norm(x), jax.tree.map(lambda *parts: jnp.concatenate(parts) if parts[1:] else parts[0], *caches)
 
     def decode(
-        self, tokens_B: jax.Array, positions_B: jax.Array, cache: KVCache, *, execution: Execution = Execution()
-    ) -> tuple[jax.Array, KVCache]:
-        """One step for every row: hidden states `[B, D]`, and the cache with this token added at `positions_B`."""
-        config = self.config
-        tables = rotary_tables(config, positions_B[:, None])
+        self, tokens_B: jax.Array, positions_B: jax.Array, caches: Caches, *, execution: Execution = Execution()
+    ) -> tuple[jax.Array, Caches]:
+        """One step for every row: hidden states `[B, D]`, and the caches with this token added at `positions_B`."""
         rows = jnp.arange(tokens_B.shape[0])
+
+        def attend(held, index, q, k, v, **options):
+            place_B = positions_B % held.k.shape[3]
+            new = KVCache(k[:, 0], v[:, 0])
+            held = jax.tree.map(lambda old, x: old.at[index, rows, :, place_B].set(x), held, new)
+            one = attention.cached_attention(q[:, 0], held.k[index], held.v[index], positions_B, **options)
+            return one[:, None], held
+
+        hidden, caches = self._over(caches, attend, tokens_B[:, None], positions_B[:, None], execution)
+        return hidden[:, 0], caches
+
+    def extend(
+        self,
+        tokens_BxS: jax.Array,
+        starts_B: jax.Array,
+        counts_B: jax.Array,
+        caches: Caches,
+        *,
+        execution: Execution = Execution(),
+    ) -> tuple[jax.Array, Caches]:
+        """The next `counts_B` of up to S tokens of every row, the first at `starts_B`, which are cached already.
+
+        Hidden states `[B, S, D]`, of which those behind a row's count mean nothing, and the caches with the tokens.
+        """
+        rows_Bx1, ahead = jnp.arange(tokens_BxS.shape[0])[:, None], jnp.arange(tokens_BxS.shape[1])
+        positions_BxS = starts_B[:, None] + ahead
+
+        def attend(held, index, q, k, v, **options):
+            out = attention.extending_attention(q, k, v, held.k[index], held.v[index], starts_B, **options)
+            extent = held.k.shape[3]
+            # Of tokens that share a place the last one stays; padding is dropped.
+            kept = (ahead < counts_B[:, None]) & (ahead >= counts_B[:, None] - extent)
+            places = jnp.where(kept, positions_BxS % extent, extent)
+
+            def put(old, new):
+                return old.at[index, rows_Bx1, :, places].set(new, mode="drop")
+
+            return out, jax.tree.map(put, held, KVCache(k, v))
+
+        return self._over(caches, attend, tokens_BxS, positions_BxS, execution)
+
+    def _over(
+        self, caches: Caches, attend: Callable, tokens_BxS: jax.Array, positions_BxS: jax.Array, execution: Execution
+    ) -> tuple[jax.Array, Caches]:
+        """All layers over caches: `attend(held, index, q, k, v, ...) -> (attended, held)` for layer `index` of one."""
+        config = self.config
+        tables = rotary_tables(config, positions_BxS)
         scores = dict(scale=config.score_scale, softcap=config.attention_softcap)
+        members = [group.layers for group in cache.groups(config, max(held.k.shape[3] for held in caches))]
 
-        def block(x, cache, index, layer: Layer, kind: LayerKind):
+        def block(x, caches, layer: Layer, kind: LayerKind, number: int, index):
             # The whole cache is carried and updated in place: as a scanned input and output it would be copied.
-            def attend(q, k, v):
-                nonlocal cache
-                new = KVCache(k[:, 0], v[:, 0])
-                cache = jax.tree.map(lambda old, x: old.at[index, rows, :, positions_B].set(x), cache, new)
-                one = attention.cached_attention(
-                    q[:, 0], cache.k[index], cache.v[index], positions_B, window=kind.window, **scores
-                )
-                return one[:, None]
+            def attend_here(q, k, v):
+                nonlocal caches
+                out, held = attend(caches[number], index, q, k, v, window=kind.window, **scores)
+                caches = (*caches[:number], held, *caches[number + 1 :])
+                return out
 
-            x, _ = layer(x, kind, attend, tables[kind.rope])
-            return x, cache
+            x, _ = layer(x, kind, attend_here, tables[kind.rope])
+            return x, caches
 
-        carry = (self._embed(tokens_B[:, None], execution), cache)
+        carry = (self._embed(tokens_BxS, execution), caches)
         for run in self.runs:
             graphdef, variables, stacks = self._stacks(run)
 
             def body(carry, inputs, run=run, graphdef=graphdef, variables=variables):
                 repeat, parts = inputs
                 for offset in range(run.period):
-                    index = run.start + repeat * run.period + offset
+                    first = run.start + offset
+                    number = next(i for i, layers in enumerate(members) if first in layers)
+                    a_period = sum(run.start <= layer < run.start + run.period for layer in members[number])
+                    index = members[number].index(first) + repeat * a_period
                     layer = _layer(graphdef, variables, parts, run, offset, execution)
-                    carry = block(*carry, index, layer, config.kinds[run.start + offset])
+                    carry = block(*carry, layer, config.kinds[first], number, index)
                 return carry, None
 
             if execution.scan:
@@ -213,8 +251,8 @@ class Decoder(nnx.Module):
             else:
                 for repeat in range(run.repeats):
                     carry, _ = body(carry, (repeat, jax.tree.map(lambda leaf, i=repeat: leaf[i], stacks)))
-        x, cache = carry
-        return self.norm(x)[:, 0], cache
+        x, caches = carry
+        return self.norm(x), caches
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         """Logits in float32, `[..., V]`. Ask for few positions at a time: the vocabulary is the widest axis."""

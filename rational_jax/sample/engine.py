@@ -305,7 +305,9 @@ class Engine:
                 prompt.batch = None  # frees its memory with the last prompt of the batch
         self.counters.prompts += len(entries)
         with self._on_mesh():
-            slots, logits = programs.insert(slots, batch.cache, batch.logits, rows, new.places)
+            slots, logits = programs.insert(
+                self.config, self.max_length, slots, batch.cache, batch.logits, rows, new.lengths, new.places
+            )
             return programs.begin(top_p, self._stop_ids, slots, logits, new)
 
     def _advance(self, slots: programs.Slots, free_enough: int, top_p: bool) -> tuple[programs.Slots, jax.Array]:

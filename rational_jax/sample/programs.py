@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rational_jax import models
-from rational_jax.models import DecoderConfig, Execution, KVCache
+from rational_jax.models import Caches, DecoderConfig, Execution, KVCache, cache
 from rational_jax.parallel import constrain
 from rational_jax.sample.sampling import next_tokens
 
@@ -30,7 +30,7 @@ class Slots(NamedTuple):
     `begin` sampled and no `advance` has reported yet, or NOTHING. `seeds` uint32, `temperature` and `top_p` float32.
     """
 
-    cache: KVCache
+    cache: Caches
     tokens: jax.Array
     positions: jax.Array
     owed: jax.Array
@@ -55,8 +55,9 @@ class Entries(NamedTuple):
     top_p: jax.Array
 
 
+_CACHE_AXES = KVCache(*[("layers", "batch", "kv_heads", None, None)] * 2)
 _AXES = Slots(
-    cache=KVCache(*[("layers", "batch", "kv_heads", None, None)] * 2),
+    cache=(),
     tokens=("batch",),
     positions=("batch",),
     owed=("batch",),
@@ -69,17 +70,16 @@ _AXES = Slots(
 
 def _placed(slots: Slots) -> Slots:
     """Slots over the batch axes of the mesh and heads over its tensor axis; as they are where there is no mesh."""
-    return jax.tree.map(constrain, slots, _AXES)
+    return jax.tree.map(constrain, slots, _AXES._replace(cache=(_CACHE_AXES,) * len(slots.cache)))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "slots", "extent", "dtype"))
 def empty_slots(config: DecoderConfig, slots: int, extent: int, dtype) -> Slots:
     """`slots` free slots over a cache of `extent` positions."""
-    shape = (config.num_layers, slots, config.num_kv_heads, extent, config.head_dim)
     whole = functools.partial(jnp.zeros, (slots,))
     return _placed(
         Slots(
-            cache=KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)),
+            cache=cache.empty(config, slots, extent, dtype),
             tokens=whole(jnp.int32),
             positions=whole(jnp.int32),
             owed=whole(jnp.int32),
@@ -100,25 +100,33 @@ def prefill(
     What stands in the padding is never seen: attention looks back only, and decoding writes over it.
     """
     decoder = models.bind(config, params)
-    hidden, cache = decoder(tokens_PxS, execution=execution)
+    hidden, whole = decoder(tokens_PxS, execution=execution)
     last = jnp.take_along_axis(hidden, lengths_P[:, None, None] - 1, axis=1)[:, 0]
-    return cache, decoder.unembed(last)
+    return whole, decoder.unembed(last)
 
 
-@functools.partial(jax.jit, donate_argnames="slots")
+@functools.partial(jax.jit, static_argnames=("config", "extent"), donate_argnames="slots")
 def insert(
-    slots: Slots, prompts: KVCache, logits_PxV: jax.Array, rows_A: jax.Array, places_A: jax.Array
+    config: DecoderConfig,
+    extent: int,
+    slots: Slots,
+    prompts: KVCache,
+    logits_PxV: jax.Array,
+    rows_A: jax.Array,
+    lengths_A: jax.Array,
+    places_A: jax.Array,
 ) -> tuple[Slots, jax.Array]:
-    """Copies prefilled prompts to the start of the cache of slots, and gives their logits `[A, V]`.
+    """Copies prefilled prompts into the cache of slots, for sequences up to `extent`, and gives their logits `[A, V]`.
 
-    The prompt in row `rows_A[i]` goes to slot `places_A[i]`, or nowhere where that is B.
+    The prompt in row `rows_A[i]`, of `lengths_A[i]` tokens, goes to slot `places_A[i]`, or nowhere where that is B.
     """
-    extent = prompts.k.shape[3]
+    chosen = jax.tree.map(lambda leaf: leaf[:, rows_A], prompts)
+    new = cache.grouped(config, chosen, lengths_A, extent)
 
     def copy(old, new):
-        return old.at[:, places_A, :, :extent].set(new[:, rows_A], mode="drop")
+        return old.at[:, places_A, :, : new.shape[3]].set(new, mode="drop")
 
-    return _placed(slots._replace(cache=jax.tree.map(copy, slots.cache, prompts))), logits_PxV[rows_A]
+    return _placed(slots._replace(cache=jax.tree.map(copy, slots.cache, new))), logits_PxV[rows_A]
 
 
 @functools.partial(jax.jit, static_argnames="use_top_p", donate_argnames="slots")
@@ -163,7 +171,7 @@ def advance(
     def decode(carry):
         step, slots, history = carry
         live = slots.owed > 0
-        hidden, cache = decoder.decode(slots.tokens, slots.positions, slots.cache, execution=execution)
+        hidden, caches = decoder.decode(slots.tokens, slots.positions, slots.cache, execution=execution)
         positions = slots.positions + live
         chosen = next_tokens(
             decoder.unembed(hidden), slots.seeds, positions, slots.temperature, slots.top_p if use_top_p else None
@@ -171,7 +179,7 @@ def advance(
         owed = jnp.where(live & ~_is_stop(chosen, stop_ids), slots.owed - 1, 0)
         history = history.at[1 + step].set(jnp.where(live, chosen, NOTHING))
         tokens = jnp.where(live, chosen, slots.tokens)
-        slots = slots._replace(cache=cache, tokens=tokens, positions=positions, owed=owed)
+        slots = slots._replace(cache=caches, tokens=tokens, positions=positions, owed=owed)
         return step + 1, _placed(slots), history
 
     _, slots, history = jax.lax.while_loop(unfinished, decode, (jnp.int32(0), slots, history))

@@ -125,19 +125,29 @@ def test_prefill_and_decode_equal_the_full_pass(model, family, case, scan):
     def both(params, tokens):
         decoder = models.bind(config, params)
         full, _ = decoder(tokens, execution=execution)
-        _, cache = decoder(tokens[:, :56], execution=execution)
-        cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 16), (0, 0))), cache)
+        # The first tokens in one pass, of which windowed layers keep their window; the next ones as a chunk, in which
+        # the second row has three tokens less.
+        _, whole = decoder(tokens[:, :48], execution=execution)
+        filled = models.cache.grouped(config, whole, jnp.array([48, 48]), 72)
+        caches = jax.tree.map(
+            lambda part, room: room.at[:, :, :, : part.shape[3]].set(part),
+            filled,
+            models.cache.empty(config, 2, 72, jnp.float32),
+        )
+        counts = jnp.array([8, 5])
+        chunk, caches = decoder.extend(tokens[:, 48:56], jnp.array([48, 48]), counts, caches, execution=execution)
 
         # The second row runs three tokens behind: every row has its own position.
-        def step(cache, index):
+        def step(caches, index):
             places = jnp.array([index, index - 3])
-            hidden, cache = decoder.decode(tokens[jnp.arange(2), places], places, cache, execution=execution)
-            return cache, (hidden, full[jnp.arange(2), places])
+            hidden, caches = decoder.decode(tokens[jnp.arange(2), places], places, caches, execution=execution)
+            return caches, (hidden, full[jnp.arange(2), places])
 
-        return jax.lax.scan(step, cache, jnp.arange(56, 64))[1]
+        return chunk, full[:, 48:56], *jax.lax.scan(step, caches, jnp.arange(56, 64))[1]
 
-    decoded, expected = both(params, tokens)
+    chunk, whole, decoded, expected = both(params, tokens)
     assert relative(decoded, expected) <= 1e-5
+    assert relative(chunk[0], whole[0]) <= 1e-5 and relative(chunk[1, :5], whole[1, :5]) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_prefill_and_decode_equal_the_full_pass(params, tokens, scan):
     decoder = bind(CONFIG, params)
     full, _ = decoder(tokens, execution=execution)
     _, cache = decoder(tokens[:, :10], execution=execution)
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 54), (0, 0))), cache)
+    cache = (jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 54), (0, 0))), cache),)
     # The second row runs three tokens behind: every row has its own position.
     for index in range(10, 30):
         places = jnp.array([index, index - 3])

@@ -177,7 +177,7 @@ def test_logits_are_bit_equal_in_every_slot(params):
             noise[:, slot] = row[:, 0]
             tokens, places = rng.integers(0, STOP, slots), rng.integers(0, MAX_LENGTH, slots)
             tokens[slot], places[slot] = 7, 20
-            cache = models.KVCache(jnp.asarray(noise), jnp.asarray(noise))
+            cache = (models.KVCache(jnp.asarray(noise), jnp.asarray(noise)),)
             rows.append(np.asarray(decode(jnp.asarray(tokens), jnp.asarray(places), cache))[slot])
         assert all(np.array_equal(rows[0], other) for other in rows[1:])
 
