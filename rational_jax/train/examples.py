@@ -24,13 +24,14 @@ class Examples:
     """`ids` are the rationales' by the numbers in `packed.members`; `heldout` is None where nothing is held out.
 
     `others` counts the rationales in the data that are of another layout and so not for this arm. In `heldout` every
-    token of reasoning and answer weighs the same, whatever is trained on.
+    token of reasoning and answer weighs the same, whatever is trained on. `renderer` are the renderer's settings.
     """
 
     packed: Packed
     ids: tuple[str, ...]
     heldout: Packed | None
     others: int
+    renderer: dict
 
     def named(self, rows: Sequence[int]) -> str:
         """The examples in some rows, in a few words."""
@@ -79,6 +80,7 @@ def load_examples(config: RunConfig, arm: str, base: Path) -> Examples:
         ids=tuple(ids[False]),
         heldout=pack(rendered[True], **options) if section.heldout else None,
         others=len(there) - len(rationales),
+        renderer=renderer.settings,
     )
 
 

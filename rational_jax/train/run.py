@@ -96,6 +96,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         "quantize": program.quantized,
         "base": hub.identity(base),
         "arm": arm,
+        "seed": config.seed,
+        "renderer": examples.renderer,
     }
     kept = {
         "keep": section.keep_checkpoints,

@@ -174,6 +174,7 @@ def test_processes_that_die_are_named_and_others_go_on(alone, expected, base, tm
         check(seen, range(BATCH // 2 * half, BATCH // 2 * (half + 1)), expected)
     with Checkpoints(fleet.run / "train" / "rational" / "checkpoints", read_only=True) as checkpoints:
         stopped = checkpoints.latest()
+        assert checkpoints.metadata(stopped)["renderer"]["reasoning"]["name"] == "think"
     assert 6 <= stopped < STEPS
     assert [step for step, _ in fleet.losses()] == list(range(1, stopped + 1))
 
