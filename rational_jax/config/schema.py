@@ -102,6 +102,17 @@ class EngineSection(Section):
     slots: Count = Field(64, description="sequences generated at the same time")
     max_length: Count = Field(256, description="longest sequence, prompt included (tokens)")
     steps_per_dispatch: Count = Field(8, description="tokens a sequence between two looks by the host")
+    backend: Literal["engine", "openai", "transformers"] = Field(
+        "engine", description="who generates: this package, an OpenAI-compatible endpoint, or torch (for cross-checks)"
+    )
+    endpoint: Text | None = Field(None, description="address of the endpoint, such as http://localhost:8000/v1")
+    endpoint_model: Text | None = Field(
+        None, description="what the untrained model is called there; null is model.name. Arms have their own names"
+    )
+    api_key_env: Text = Field("OPENAI_API_KEY", description="environment variable that holds the endpoint's key")
+    concurrency: Count = Field(8, description="requests to the endpoint at the same time")
+    requests_per_minute: Count | None = Field(None, description="most requests to the endpoint; null is no limit")
+    retries: Natural = Field(6, description="further tries where the endpoint is busy or out of reach")
 
 
 class CurateSection(Section):

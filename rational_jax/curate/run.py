@@ -18,6 +18,7 @@ from rational_jax.errors import UserError
 from rational_jax.judges import RefusalJudge
 from rational_jax.manifest import Stage
 from rational_jax.progress import SILENT, Progress
+from rational_jax.sample import deciding
 from rational_jax.sample.requests import STOP, Completion, Request, derive_seed
 from rational_jax.storage import JsonlLog, atomic_write_bytes, atomic_write_json, sha256_file, sha256_tree
 from rational_jax.text.chat import Renderer
@@ -41,7 +42,7 @@ def run(
 
     Every sample's seed is a function of the configuration's seed, the prompt's id and the sample's number. Samples
     are logged as they finish; a run that was stopped goes on with those that are missing, and no finished sample is
-    drawn again. `open_backend` opens the model, by default the native engine; it is called only if samples are
+    drawn again. `open_backend` opens the model, by default what `engine.backend` says; it is called only if samples are
     missing.
 
     Raises UserError where prompts, recipe or settings do not fit, and where no sample is kept (the funnel and the
@@ -67,7 +68,7 @@ def run(
             "seed": config.seed,
             "chat": config.chat.model_dump(mode="json"),
             "model": config.model.model_dump(mode="json"),
-            "engine": config.engine.model_dump(mode="json", exclude={"steps_per_dispatch"}),
+            "engine": deciding(config.engine),
             "curate": section.model_dump(mode="json"),
         },
         inputs={
@@ -82,7 +83,9 @@ def run(
         return
 
     reasoning = format_named(config.chat.reasoning)
-    rows = _generate(config, stage.directory / GENERATIONS, requests, reasoning, progress, open_backend or _open_engine)
+    rows = _generate(
+        config, stage.directory / GENERATIONS, requests, reasoning, progress, open_backend or _open_backend
+    )
     candidates = make_candidates(prompts, rows, section.samples, reasoning, judge)
     renderer = Renderer.configured(hub.load_tokenizer(base), config.chat)
     rules = Rules(
@@ -171,7 +174,7 @@ def _generate(
                     row = {
                         "id": completion.id,
                         "text": completion.text,
-                        "tokens": len(completion.token_ids),
+                        "tokens": completion.tokens,
                         "finish": completion.finish,
                     }
                     log.append(row)
@@ -189,10 +192,10 @@ def _generate(
     return ordered
 
 
-def _open_engine(config: RunConfig, progress: Progress) -> Backend:
-    from rational_jax.sample import open_engine
+def _open_backend(config: RunConfig, progress: Progress) -> Backend:
+    from rational_jax.sample import open_backend
 
-    return open_engine(config, model="base", progress=progress)
+    return open_backend(config, model="base", progress=progress)
 
 
 def _is_usable(row: dict, reasoning: ReasoningFormat) -> bool:

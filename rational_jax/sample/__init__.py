@@ -1,6 +1,14 @@
 """Tokens from a model: requests in, completions out as they finish."""
 
-from rational_jax.sample.backends import Backend, EngineBackend, model_directory, open_engine
+from rational_jax.sample.backends import (
+    Backend,
+    EngineBackend,
+    deciding,
+    model_directory,
+    model_identity,
+    open_backend,
+    open_engine,
+)
 from rational_jax.sample.engine import Counters, Engine
 from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, derive_seed
 from rational_jax.sample.run import run
@@ -14,8 +22,11 @@ __all__ = [
     "Engine",
     "EngineBackend",
     "Request",
+    "deciding",
     "derive_seed",
     "model_directory",
+    "model_identity",
+    "open_backend",
     "open_engine",
     "run",
 ]

@@ -1,4 +1,4 @@
-"""What answers requests: one protocol, and the native engine behind it."""
+"""What answers requests: one protocol, and what the configuration puts behind it."""
 
 import dataclasses
 import math
@@ -11,15 +11,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rational_jax import hub, models
-from rational_jax.config import BASE, RunConfig
+from rational_jax.config import BASE, EngineSection, RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import read_stage
 from rational_jax.models import DecoderConfig
 from rational_jax.parallel import AxisRules, make_mesh, shardings
 from rational_jax.progress import SILENT, Progress
+from rational_jax.sample import endpoint
 from rational_jax.sample.engine import Engine
 from rational_jax.sample.requests import Completion, Request
+from rational_jax.sample.torch_model import TransformersBackend
 from rational_jax.text.chat import Renderer
+from rational_jax.text.reasoning import format_named
 
 # Every device holds the whole width of a matrix and its own heads: what training gathers layer by layer would be
 # gathered for each single token here.
@@ -29,7 +32,6 @@ RULES = AxisRules(embed=None)
 class Backend(Protocol):
     """Whatever can be asked. `identity` is JSON for manifests: all that decides an answer besides the request."""
 
-    renderer: Renderer
     identity: dict
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -61,6 +63,44 @@ def model_directory(config: RunConfig, model: str) -> Path:
     if not merged.is_dir():
         raise UserError(f"{merged} is missing: export {model!r} with export.merged=true")
     return merged
+
+
+def deciding(section: EngineSection) -> dict:
+    """What of the section decides answers, for the settings of a stage: for the engine what it has always been."""
+    if section.backend == "engine":
+        return {"slots": section.slots, "max_length": section.max_length}
+    if section.backend == "transformers":
+        return {"backend": section.backend}
+    return {name: getattr(section, name) for name in ("backend", "endpoint", "endpoint_model")}
+
+
+def model_identity(config: RunConfig, model: str) -> dict:
+    """What names the model that answers: digests of its files, or its name at an endpoint.
+
+    Raises UserError as `model_directory` does, where the model is to be a directory.
+    """
+    if config.engine.backend == "openai":
+        return endpoint.identity(config.engine, _endpoint_model(config, model))
+    return hub.identity(model_directory(config, model))
+
+
+def open_backend(config: RunConfig, model: str = BASE, progress: Progress = SILENT) -> Backend:
+    """What `config.engine.backend` asks for, with "base" or a trained arm.
+
+    At an endpoint "base" is `engine.endpoint_model`, or else `model.name`, and an arm has its own name.
+    """
+    if config.engine.backend == "openai":
+        reasoning = format_named(config.chat.reasoning)
+        return endpoint.EndpointBackend(config.engine, _endpoint_model(config, model), reasoning)
+    if config.engine.backend == "transformers":
+        path = model_directory(config, model)
+        renderer = Renderer.configured(hub.load_tokenizer(path), config.chat)
+        return TransformersBackend(path, renderer, config.model.dtype)
+    return open_engine(config, model, progress)
+
+
+def _endpoint_model(config: RunConfig, model: str) -> str:
+    return model if model != BASE else config.engine.endpoint_model or config.model.name
 
 
 def open_engine(config: RunConfig, model: str = BASE, progress: Progress = SILENT) -> EngineBackend:

@@ -85,6 +85,12 @@ class Completion:
     logprobs: tuple[float, ...] | None = None
     prompt_logprobs: tuple[float | None, ...] | None = None
     forced_at: int | None = None
+    token_count: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were generated; `token_count` says so where the ids are not known."""
+        return len(self.token_ids) if self.token_count is None else self.token_count
 
 
 def derive_seed(base: int, *parts: str | int) -> int:
@@ -99,3 +105,10 @@ def check_ids(requests: Iterable[Request]) -> None:
         if request.id in seen:
             raise UserError(f"two requests have the id {request.id!r}")
         seen.add(request.id)
+
+
+def refuse(request: Request, backend: str, names: Iterable[str]) -> None:
+    """Raises UserError where the request asks for one of these fields, which the backend cannot give."""
+    for name in names:
+        if getattr(request, name):
+            raise UserError(f"request {request.id!r}: the backend {backend} has no {name}; use engine.backend=engine")

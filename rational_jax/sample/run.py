@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rational_jax import hub
 from rational_jax.config import RunConfig
 from rational_jax.data.schema import Prompt
 from rational_jax.data.sources import prompt_file
@@ -14,7 +13,7 @@ from rational_jax.data.suites import find_suite, load_suites
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage
 from rational_jax.progress import SILENT, Progress
-from rational_jax.sample.backends import Backend, model_directory, open_engine
+from rational_jax.sample.backends import Backend, deciding, model_identity, open_backend
 from rational_jax.sample.requests import STOP, Completion, Request, derive_seed
 from rational_jax.storage import JsonlLog, atomic_write_text, sha256_file, sha256_json
 from rational_jax.text.reasoning import ReasoningFormat, format_named
@@ -24,7 +23,7 @@ ANSWERS = "answers.jsonl"
 OpenBackend = Callable[[RunConfig, str, Progress], Backend]
 
 
-def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend: OpenBackend = open_engine) -> None:
+def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend: OpenBackend = open_backend) -> None:
     """Writes `<run>/sample/<model>/answers.jsonl`: the answers of "base" or of a trained arm to all prompts.
 
     Answers are logged as they finish; a run that was stopped goes on with those that are missing. When all are there
@@ -43,7 +42,7 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
         )
     suites = load_suites(section.suites, section.limit)
     prompts = [prompt for suite in suites.values() for prompt in suite]
-    identity = hub.identity(model_directory(config, model))
+    identity = model_identity(config, model)
     stage = Stage.open(
         Path(config.run) / "sample" / model,
         verb="sample",
@@ -51,7 +50,7 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
             "seed": config.seed,
             "chat": config.chat.model_dump(mode="json"),
             "model": {"dtype": config.model.dtype, "attention": config.model.attention},
-            "engine": config.engine.model_dump(mode="json", exclude={"steps_per_dispatch"}),
+            "engine": deciding(config.engine),
             "sample": section.model_dump(mode="json", exclude={"models"}),
         },
         inputs={
@@ -117,7 +116,7 @@ def _answer(
                     request, prompt, sample = requests[key]
                     rows[key] = _row(key, model, request, prompt, sample, completion, reasoning)
                     log.append(rows[key])
-                    tokens += len(completion.token_ids)
+                    tokens += completion.tokens
                     task.advance()
                     task.note(f"{tokens / max(time.monotonic() - begun, 1e-3):,.0f} tokens/s")
     if missing:
@@ -148,6 +147,6 @@ def _row(
         "reasoning": split.reasoning,
         "answer": split.answer,
         "status": split.status,
-        "tokens": len(completion.token_ids),
+        "tokens": completion.tokens,
         "finish": completion.finish,
     }

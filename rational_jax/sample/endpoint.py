@@ -1,0 +1,204 @@
+"""Any endpoint that speaks OpenAI's chat completions as a backend: vLLM, a hosted API."""
+
+import concurrent.futures
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import httpx2
+
+from rational_jax.config import EngineSection
+from rational_jax.errors import UserError
+from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, check_ids, refuse
+from rational_jax.sample.sequence import find_stop
+from rational_jax.text.chat import Message
+from rational_jax.text.reasoning import ReasoningFormat
+
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+LONGEST_WAIT = 60.0  # seconds between two tries
+# A long answer of a busy server comes as a whole, so reading may take its time; connecting may not.
+TIMEOUT = httpx2.Timeout(600.0, connect=20.0)
+
+
+class Pace:
+    """Lets at most `per_minute` through, evenly; all where that is None. Threads may share one."""
+
+    def __init__(self, per_minute: int | None, clock: Callable[[], float], sleep: Callable[[float], None]):
+        self._gap = 60.0 / per_minute if per_minute else 0.0
+        self._clock, self._sleep = clock, sleep
+        self._next = clock()
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        with self._lock:
+            now = self._clock()
+            turn = max(now, self._next)
+            self._next = turn + self._gap
+        if turn > now:
+            self._sleep(turn - now)
+
+
+class EndpointBackend:
+    """Requests over HTTP, `settings.concurrency` at a time, each tried again where that may help.
+
+    `model` is its name at the endpoint. The key is read from the environment variable `settings.api_key_env` (none is
+    sent where that is unset) and appears in no message. Stop strings are applied here, to the answer alone. Token ids
+    are not known, only how many there were.
+
+    Raises UserError for an address that is none or has a password in it.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSection,
+        model: str,
+        reasoning: ReasoningFormat,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
+        if not settings.endpoint:
+            raise UserError("engine.backend=openai needs engine.endpoint, such as http://localhost:8000/v1")
+        address = httpx2.URL(settings.endpoint)
+        if address.scheme not in ("http", "https") or not address.host:
+            raise UserError(f"engine.endpoint={settings.endpoint!r} must begin with http:// or https://")
+        if address.userinfo:
+            raise UserError(f"engine.endpoint must hold no password: put the key into ${settings.api_key_env}")
+        self.identity = identity(settings, model)
+        self._url = settings.endpoint.rstrip("/") + "/chat/completions"
+        self._model, self._settings, self._reasoning, self._sleep = model, settings, reasoning, sleep
+        self._key = os.environ.get(settings.api_key_env, "").strip()
+        self._pace = Pace(settings.requests_per_minute, time.monotonic, sleep)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Completions as they come.
+
+        Raises UserError where one cannot be had. Nothing is begun after that, and what was under way comes first.
+        """
+        requests = list(requests)
+        check_ids(requests)
+        for request in requests:
+            refuse(request, "openai", ("prompt_ids", "stop_ids", "reasoning_budget", "prompt_logprobs"))
+            if request.messages[-1].role == "assistant":
+                raise UserError(f"request {request.id!r}: the backend openai cannot go on from a turn that has begun")
+        return self._run(requests)
+
+    def _run(self, requests: list[Request]) -> Iterator[Completion]:
+        headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
+        workers = self._settings.concurrency
+        stopped = threading.Event()
+        with httpx2.Client(headers=headers, timeout=TIMEOUT) as client:
+            pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="endpoint")
+            try:
+                asked = [pool.submit(self._ask, client, request, stopped) for request in requests]
+                failure = None
+                for done in concurrent.futures.as_completed(asked):
+                    try:
+                        completion = done.result()
+                    except concurrent.futures.CancelledError:
+                        continue
+                    except UserError as error:
+                        failure = failure or error
+                        continue
+                    yield completion
+                if failure:
+                    raise failure
+            finally:
+                # Nobody listens any more: nothing further is asked for, it may cost money.
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _ask(self, client: httpx2.Client, request: Request, stopped: threading.Event) -> Completion:
+        try:
+            return self._try(client, request, stopped)
+        except UserError:
+            stopped.set()
+            raise
+
+    def _try(self, client: httpx2.Client, request: Request, stopped: threading.Event) -> Completion:
+        body = self._body(request)
+        for tries_left in range(self._settings.retries, -1, -1):
+            if stopped.is_set():
+                raise concurrent.futures.CancelledError
+            self._pace.wait()
+            wait, reply = None, None
+            try:
+                reply = client.post(self._url, json=body)
+            except httpx2.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            else:
+                if reply.status_code == 200:
+                    return self._completion(request, reply)
+                problem = f"HTTP {reply.status_code}: {reply.text[:300]}"
+                if reply.status_code not in AGAIN:
+                    break
+                wait = reply.headers.get("retry-after")
+            if tries_left:
+                doubled = 2.0 ** (self._settings.retries - tries_left)
+                # Spread, so that all that failed together do not come back together.
+                pause = float(wait) if wait and wait.isdecimal() else doubled * random.uniform(0.5, 1.0)
+                self._sleep(min(LONGEST_WAIT, pause))
+        raise self._failed(request, problem, reply)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = {
+            "model": self._model,
+            "messages": [{"role": m.role, "content": self._content(m)} for m in request.messages],
+            "max_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+        }
+        # Not OpenAI's own, but of most servers: sent only where they are wanted.
+        extras = {"top_k": request.top_k, "min_p": request.min_p, "logprobs": request.logprobs}
+        return body | {name: value for name, value in extras.items() if value}
+
+    def _content(self, message: Message) -> str:
+        if message.role != "assistant":
+            return message.content
+        return self._reasoning.join(message.reasoning, message.content, answer_first=message.answer_first)
+
+    def _completion(self, request: Request, reply: httpx2.Response) -> Completion:
+        try:
+            answer = reply.json()
+            choice = answer["choices"][0]
+            message, ended = choice["message"], choice["finish_reason"]
+            text = message.get("content") or ""
+            thought = message.get("reasoning") or message.get("reasoning_content")
+            usage = answer.get("usage") or {}
+            prompt_tokens, tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+            logprobs = None
+            if request.logprobs:
+                logprobs = tuple(float(token["logprob"]) for token in choice["logprobs"]["content"])
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise self._failed(request, f"what came is no chat completion: {reply.text[:300]}", reply) from error
+        if ended not in (STOP, LENGTH):
+            raise self._failed(request, f"it ended with finish_reason {ended!r}, so there is no whole answer", reply)
+        if thought:
+            text = self._reasoning.join(thought, text)
+        stop, _ = find_stop(text, request.stop, self._reasoning, inside=not self._reasoning.open)
+        return Completion(
+            id=request.id,
+            text=text if stop is None else text[:stop],
+            token_ids=(),
+            finish=ended if stop is None else STOP,
+            prompt_tokens=prompt_tokens,
+            logprobs=logprobs,
+            token_count=tokens,
+        )
+
+    def _failed(self, request: Request, problem: str, reply: httpx2.Response | None) -> UserError:
+        if self._key:
+            problem = problem.replace(self._key, "***")  # some servers repeat the key that they refuse
+        hint = "rerun to go on with what is missing"
+        if reply is not None and reply.status_code in (401, 403):
+            hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
+        problem = " ".join(problem.split())
+        return UserError(f"request {request.id!r}: {self._url} gave no answer: {problem}; {hint}")
+
+
+def identity(settings: EngineSection, model: str) -> dict[str, Any]:
+    """What of an endpoint decides its answers, as far as one can know."""
+    return {"backend": "openai", "endpoint": settings.endpoint, "model": model}
