@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from rational_jax.cli import curate, demo, evaluate, export, plan, report, sample, train
+from rational_jax.cli import curate, demo, evaluate, export, plan, report, sample, serve, train
 from rational_jax.cli.process import STOPPED, stopped
 from rational_jax.cli.session import FAILED, fail
 
@@ -20,7 +20,8 @@ app = typer.Typer(
     \b
     prompts -> curate -> train -> export -> sample -> evaluate -> report
     `rational demo` runs all of them on a small model that comes with the package, and `rational plan`
-    says what training a large one takes on TPUs that are not there.
+    says what training a large one takes on TPUs that are not there. `rational serve` puts one behind
+    the HTTP interface that other tools speak.
 
     \b
     Each verb takes a configuration file and changes to it:
@@ -38,6 +39,7 @@ for _verb in (
     evaluate.evaluate,
     report.report,
     plan.plan,
+    serve.serve,
 ):
     app.command()(_verb)
 

@@ -12,6 +12,7 @@ from rational_jax.sample.backends import (
 from rational_jax.sample.engine import Counters, Engine
 from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, derive_seed
 from rational_jax.sample.run import run
+from rational_jax.sample.session import Session
 
 __all__ = [
     "LENGTH",
@@ -22,6 +23,7 @@ __all__ = [
     "Engine",
     "EngineBackend",
     "Request",
+    "Session",
     "deciding",
     "derive_seed",
     "model_directory",

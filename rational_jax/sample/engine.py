@@ -1,40 +1,27 @@
 """Continuous batching: a fixed number of slots, each refilled as soon as its sequence has ended."""
 
-import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from rational_jax.errors import UserError
-from rational_jax.models import DecoderConfig, Execution, KVCache
+from rational_jax.models import DecoderConfig, Execution
 from rational_jax.parallel import AxisRules, shardings
 from rational_jax.sample import programs
-from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, check_ids
-from rational_jax.text.chat import Message
+from rational_jax.sample.requests import Completion, Request, check_ids
+from rational_jax.sample.sequence import Generated, PromptRenderer, begins_inside, prompt_tokens
+from rational_jax.sample.session import Batch, Job, Prompt, Session
 
 SMALLEST_BUCKET = 16
 # Short prompts are prefilled together, as many as make up this many tokens; single ones would leave the device idle.
 PREFILL_TOKENS = 256
 # Slots that are filled by one call.
 ENTRIES = 8
-# How far the queue is searched for prompts to be prefilled together.
-LOOK_AHEAD = 256
-
-
-class PromptRenderer(Protocol):
-    """What the engine needs of `text.chat.Renderer`."""
-
-    stop_ids: tuple[int, ...]
-
-    def prompt(self, messages: Sequence[Message]) -> list[int]: ...
-
-    def decode(self, tokens: Sequence[int]) -> str: ...
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,37 +39,6 @@ class Counters:
     slot_steps: int = 0
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class _Prompt:
-    """A prompt, the requests that still wait for it, and once it is prefilled, where that is: a batch and a row."""
-
-    tokens: tuple[int, ...]
-    bucket: int
-    waiting: int
-    batch: "_Batch | None" = None
-    row: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Batch:
-    """Prompts prefilled together, on the device."""
-
-    cache: KVCache
-    logits: jax.Array
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
-    request: Request
-    prompt: _Prompt
-
-
-@dataclasses.dataclass(kw_only=True, eq=False)
-class _Running:
-    job: _Job
-    tokens: list[int] = dataclasses.field(default_factory=list)
-
-
 class Engine:
     """Generates with one model on one process, deterministically.
 
@@ -92,7 +48,8 @@ class Engine:
     affects speed alone.
 
     Programs are compiled at their first use (`warm_up` does it beforehand): two for each length bucket of prompts that
-    occurs, and two to sample, once more where a request wants `top_p` below 1. Nothing else compiles.
+    occurs, and two to sample, once more where a request wants a cut (`top_p`, `top_k`, `min_p`) or log-probabilities;
+    one more for each bucket of prompts whose log-probabilities are wanted. Nothing else compiles.
 
     With a `mesh`, slots lie over its batch axes and heads over its tensor axis; `params` must lie on it already.
 
@@ -137,8 +94,8 @@ class Engine:
         self.counters = Counters()
         self._stop_ids = np.array(sorted(renderer.stop_ids), np.int32)
         # Refilling one slot at a time would come back to the host at every step when there are many of them.
-        self._refill_at = max(1, slots // 16)
-        self._entries = min(slots, ENTRIES)
+        self.refill_at = max(1, slots // 16)
+        self.entries = min(slots, ENTRIES)
 
     @property
     def settings(self) -> dict:
@@ -163,104 +120,104 @@ class Engine:
         """
         requests = list(requests)
         check_ids(requests)
-        jobs = self._render(requests)
-        jobs.sort(key=lambda job: -job.request.max_new_tokens)
-        return self._run(collections.deque(jobs), any(job.request.top_p < 1 for job in jobs))
+        jobs = self.render(requests)
+        jobs.sort(key=lambda job: -job.budget)
+        return self._run(jobs)
 
-    def warm_up(self, prompt_lengths: Iterable[int] | None = None, *, top_p: bool = False) -> None:
-        """Compiles what prompts of these lengths need (None: of any length), with `top_p` for nucleus sampling."""
+    def session(self, on_tokens: Callable[[Generated], None] | None = None) -> Session:
+        """Slots of their own for requests that come while others are served; see `Session`."""
+        return Session(self, on_tokens=on_tokens)
+
+    def warm_up(
+        self,
+        prompt_lengths: Iterable[int] | None = None,
+        *,
+        top_p: bool = False,
+        cuts: bool = False,
+        logprobs: bool = False,
+        prompt_logprobs: bool = False,
+    ) -> None:
+        """Compiles what prompts of these lengths need (None: of any length).
+
+        `top_p` for nucleus sampling, `cuts` for top-k and min-p, the others for log-probabilities. Reasoning that is
+        closed for its budget goes on as a longer prompt, up to that budget and the prompt together.
+        """
+        want = programs.ALL if top_p or cuts or logprobs else programs.PLAIN
         if prompt_lengths is None:
             prompt_lengths = range(1, self.max_length)
         request = Request(id="warm-up", messages=(), max_new_tokens=1)
-        slots = self._empty()
+        slots = self.empty()
         for bucket in sorted({self.bucket(length) for length in prompt_lengths}):
-            prompt = _Prompt(tokens=(0,) * min(bucket, self.max_length - 1), bucket=bucket, waiting=1)
-            self._prefill([prompt])
-            slots = self._begin(slots, [(0, _Job(request=request, prompt=prompt))], top_p)
-        _, history = self._advance(slots, self.slots, top_p)
+            prompt = Prompt(tokens=(0,) * min(bucket, self.max_length - 1), bucket=bucket, waiting=1)
+            self.prefill([prompt])
+            generated = Generated(request=request, renderer=self.renderer)
+            slots = self.begin(slots, [(0, Job(generated=generated, prompt=prompt, asked=prompt))], want)
+            if prompt_logprobs:
+                self._score(prompt)
+        _, history = self.advance(slots, self.slots, want)
         jax.block_until_ready(history)
 
-    def _render(self, requests: list[Request]) -> list[_Job]:
+    def render(self, requests: list[Request]) -> list[Job]:
+        """The requests with their prompts as tokens. Raises UserError as `generate` does."""
         jobs = []
-        for _, group in itertools.groupby(requests, key=lambda request: (request.messages, request.max_new_tokens)):
+        for _, group in itertools.groupby(requests, key=lambda r: (r.messages, r.prompt_ids, r.max_new_tokens)):
             alike = list(group)
-            tokens = tuple(self.renderer.prompt(alike[0].messages))
+            tokens = prompt_tokens(self.renderer, alike[0])
             for request in alike:
                 if not tokens:
                     raise UserError(f"request {request.id!r}: the prompt is empty")
+                if not all(0 <= token < self.config.vocab_size for token in request.prompt_ids or ()):
+                    raise UserError(
+                        f"request {request.id!r}: prompt_ids must be in the model's vocabulary, "
+                        f"0 to {self.config.vocab_size - 1}"
+                    )
                 if len(tokens) + request.max_new_tokens > self.max_length:
                     raise UserError(
                         f"request {request.id!r}: {len(tokens)} prompt tokens and max_new_tokens="
                         f"{request.max_new_tokens} exceed engine.max_length={self.max_length}"
                     )
-            prompt = _Prompt(tokens=tokens, bucket=self.bucket(len(tokens)), waiting=len(alike))
-            jobs += [_Job(request=request, prompt=prompt) for request in alike]
+            prompt = self.prompt(tokens, len(alike))
+            jobs += [Job(generated=self._generated(request), prompt=prompt, asked=prompt) for request in alike]
         return jobs
 
-    def _run(self, queue: collections.deque[_Job], top_p: bool) -> Iterator[Completion]:
-        slots = self._empty()
-        free = list(range(self.slots))
-        running: dict[int, _Running] = {}
-        finished: list[_Running] = []
-        while queue or running:
-            while free and queue:
-                entries = self._next_entries(queue, free)
-                slots = self._begin(slots, entries, top_p)
-                running |= {slot: _Running(job=job) for slot, job in entries}
-            slots, history = self._advance(slots, min(self._refill_at, len(queue)) or self.slots, top_p)
-            # The device is at work, so this costs nothing: the texts of what ended before, and whatever the consumer
-            # does with them.
-            for ended in finished:
-                yield self._completion(ended)
-            finished = self._collect(np.asarray(history), running, free)
-        for ended in finished:
-            yield self._completion(ended)
+    def prompt(self, tokens: tuple[int, ...], waiting: int) -> Prompt:
+        """A prompt for as many requests, in the bucket of its length."""
+        return Prompt(tokens=tokens, bucket=self.bucket(len(tokens)), waiting=waiting)
 
-    def _next_entries(self, queue: collections.deque[_Job], free: list[int]) -> list[tuple[int, _Job]]:
-        """Takes as many jobs from the queue as have their prompts in one batch, which is prefilled if need be."""
-        if queue[0].prompt.batch is None:
-            bucket = queue[0].prompt.bucket
-            ahead = (job.prompt for job in itertools.islice(queue, LOOK_AHEAD))
-            alike = dict.fromkeys(prompt for prompt in ahead if prompt.bucket == bucket and prompt.batch is None)
-            self._prefill(list(alike)[: self.prompts_at_once(bucket)])
-        batch, entries = queue[0].prompt.batch, []
-        while queue and free and len(entries) < self._entries and queue[0].prompt.batch is batch:
-            entries.append((free.pop(), queue.popleft()))
-        return entries
+    def _generated(self, request: Request) -> Generated:
+        looks = bool(request.stop) or request.reasoning_budget is not None
+        inside = looks and begins_inside(self.renderer, request)
+        return Generated(request=request, renderer=self.renderer, inside=inside)
 
-    def _collect(self, history: np.ndarray, running: dict[int, _Running], free: list[int]) -> list[_Running]:
-        """Hands the new tokens to their sequences, frees the slots of those that ended, and returns these."""
-        finished = []
-        for slot, sequence in list(running.items()):
-            column = history[:, slot]
-            tokens = sequence.tokens
-            tokens += column[column != programs.NOTHING].tolist()
-            if tokens[-1] in self.renderer.stop_ids or len(tokens) == sequence.job.request.max_new_tokens:
-                finished.append(running.pop(slot))
-                free.append(slot)
-        made = history != programs.NOTHING
-        self.counters.tokens += int(made.sum())
-        self.counters.steps += int(made[1:].any(axis=1).sum())
-        self.counters.slot_steps += int(made[1:].sum())
-        return finished
+    def _run(self, jobs: list[Job]) -> Iterator[Completion]:
+        session = Session(self, jobs)
+        while session.busy:
+            yield from session.step()
 
-    def _completion(self, sequence: _Running) -> Completion:
-        tokens, finish = sequence.tokens, LENGTH
-        if tokens[-1] in self.renderer.stop_ids:
-            tokens, finish = tokens[:-1], STOP
-        return Completion(
-            id=sequence.job.request.id,
-            text=self.renderer.decode(tokens),
-            token_ids=tuple(tokens),
-            finish=finish,
-            prompt_tokens=len(sequence.job.prompt.tokens),
-        )
+    def completion(self, job: Job) -> Completion:
+        """What the caller gets of a job that has ended, with its prompt's log-probabilities if they are wanted."""
+        completion = job.generated.completion(len(job.asked.tokens))
+        if not job.generated.request.prompt_logprobs:
+            return completion
+        logprobs, best_ids, best = (array.tolist() for array in self._score(job.asked))
+        best_ones = tuple(zip(best_ids, best, strict=True))
+        return dataclasses.replace(completion, prompt_logprobs=(None, *logprobs), prompt_best=(None, *best_ones))
 
-    def _empty(self) -> programs.Slots:
+    def _score(self, prompt: Prompt) -> programs.Scores:
+        if prompt.scores is None:
+            tokens = np.zeros(prompt.bucket, np.int32)
+            tokens[: len(prompt.tokens)] = prompt.tokens
+            scores = programs.score(self.config, self._prefill_execution, self.params, tokens)
+            prompt.scores = programs.Scores(*(np.asarray(array)[: len(prompt.tokens) - 1] for array in scores))
+        return prompt.scores
+
+    def empty(self) -> programs.Slots:
+        """The device's state with all slots free."""
         with self._on_mesh():
             return programs.empty_slots(self.config, self.slots, self.max_length, self.execution.dtype)
 
-    def _prefill(self, prompts: list[_Prompt]) -> None:
+    def prefill(self, prompts: list[Prompt]) -> None:
+        """Reads prompts of one bucket together, not more than `prompts_at_once` of them."""
         bucket = prompts[0].bucket
         # Always as many rows, so that a prompt's logits do not depend on how many are prefilled with it.
         rows = self.prompts_at_once(bucket)
@@ -270,33 +227,37 @@ class Engine:
             lengths[row] = len(prompt.tokens)
         # Outside of the mesh's context: so few rows cannot be divided over the batch axes.
         cache, logits = programs.prefill(self.config, self._prefill_execution, self.params, tokens, lengths)
-        batch = _Batch(cache=cache, logits=logits)
+        batch = Batch(cache=cache, logits=logits)
         for row, prompt in enumerate(prompts):
             prompt.batch, prompt.row = batch, row
         self.counters.prefills += 1
 
-    def _begin(self, slots: programs.Slots, entries: list[tuple[int, _Job]], top_p: bool) -> programs.Slots:
+    def begin(self, slots: programs.Slots, entries: list[tuple[int, Job]], want: programs.Want) -> programs.Slots:
         """Puts prompts of one batch into slots and samples their first tokens."""
         batch = entries[0][1].prompt.batch
-        rows = np.zeros(self._entries, np.int32)
+        rows = np.zeros(self.entries, np.int32)
         new = programs.Entries(
-            places=np.full(self._entries, self.slots, np.int32),
-            lengths=np.ones(self._entries, np.int32),
-            budgets=np.ones(self._entries, np.int32),
-            seeds=np.zeros(self._entries, np.uint32),
-            temperature=np.zeros(self._entries, np.float32),
-            top_p=np.ones(self._entries, np.float32),
+            places=np.full(self.entries, self.slots, np.int32),
+            lengths=np.ones(self.entries, np.int32),
+            budgets=np.ones(self.entries, np.int32),
+            seeds=np.zeros(self.entries, np.uint32),
+            temperature=np.zeros(self.entries, np.float32),
+            top_p=np.ones(self.entries, np.float32),
+            top_k=np.zeros(self.entries, np.int32),
+            min_p=np.zeros(self.entries, np.float32),
         )
         for i, (slot, job) in enumerate(entries):
-            request, prompt = job.request, job.prompt
+            request, prompt = job.generated.request, job.prompt
             rows[i] = prompt.row
             values = (
                 slot,
                 len(prompt.tokens),
-                request.max_new_tokens,
+                job.budget,
                 request.seed,
                 request.temperature,
                 request.top_p,
+                request.top_k,
+                request.min_p,
             )
             for column, value in zip(new, values, strict=True):
                 column[i] = value
@@ -308,16 +269,17 @@ class Engine:
             slots, logits = programs.insert(
                 self.config, self.max_length, slots, batch.cache, batch.logits, rows, new.lengths, new.places
             )
-            return programs.begin(top_p, self._stop_ids, slots, logits, new)
+            return programs.begin(want, self._stop_ids, slots, logits, new)
 
-    def _advance(self, slots: programs.Slots, free_enough: int, top_p: bool) -> tuple[programs.Slots, jax.Array]:
+    def advance(self, slots: programs.Slots, free_enough: int, want: programs.Want):
+        """Decodes for all slots, until `free_enough` are free at the latest; see `programs.advance`."""
         self.counters.dispatches += 1
         with self._on_mesh():
             return programs.advance(
                 self.config,
                 self.execution,
                 self.steps_per_dispatch,
-                top_p,
+                want,
                 self._stop_ids,
                 self.params,
                 slots,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rational_jax.errors import UserError
@@ -74,7 +74,8 @@ class Completion:
 
     `text` ends before a stop string, `token_ids` with the token that completed it. `forced_at` is how many tokens had
     been sampled when the budget for reasoning ended it; the closing delimiter follows there, with log-probability 0.
-    `logprobs` are one a token, `prompt_logprobs` one a token of the prompt, of which the first has none.
+    `logprobs` are one a token, `prompt_logprobs` one a token of the prompt, of which the first has none; beside these,
+    `prompt_best` has the most probable token of each place and its own.
     """
 
     id: str
@@ -84,7 +85,9 @@ class Completion:
     prompt_tokens: int
     logprobs: tuple[float, ...] | None = None
     prompt_logprobs: tuple[float | None, ...] | None = None
+    prompt_best: tuple[tuple[int, float] | None, ...] | None = None
     forced_at: int | None = None
+    stop_token: tuple[int, float | None] | None = field(default=None, compare=False)
     token_count: int | None = None
 
     @property

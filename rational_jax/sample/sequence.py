@@ -76,6 +76,7 @@ class Generated:
     forced_at: int | None = None
     finish: str | None = None
     text: str | None = None
+    stop_token: tuple[int, float | None] | None = None
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[float]) -> bool:
         """Adds tokens up to where the sequence ends or is to be closed; whether it is one of them.
@@ -86,6 +87,7 @@ class Generated:
         for number, token in enumerate(tokens):
             if token in self.renderer.stop_ids or token in self.request.stop_ids:
                 self.finish = STOP
+                self.stop_token = (token, logprobs[number] if logprobs else None)
                 return True
             self.tokens.append(token)
             if logprobs:
@@ -108,6 +110,7 @@ class Generated:
             logprobs=tuple(self.logprobs) if self.request.logprobs else None,
             prompt_logprobs=prompt_logprobs,
             forced_at=self.forced_at,
+            stop_token=self.stop_token,
         )
 
     def _look(self) -> bool:
