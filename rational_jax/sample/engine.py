@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rational_jax.errors import UserError
-from rational_jax.models import DecoderConfig, Execution
+from rational_jax.models import DecoderConfig, Execution, cache
 from rational_jax.parallel import AxisRules, shardings
 from rational_jax.sample import programs
 from rational_jax.sample.requests import Completion, Request, check_ids
@@ -20,6 +20,8 @@ from rational_jax.sample.session import Batch, Job, Prompt, Session
 SMALLEST_BUCKET = 16
 # Short prompts are prefilled together, as many as make up this many tokens; single ones would leave the device idle.
 PREFILL_TOKENS = 256
+# Longer prompts are read alone and by chunks of as many tokens, so that scores of attention stay small.
+CHUNK = 512
 # Slots that are filled by one call.
 ENTRIES = 8
 
@@ -103,12 +105,17 @@ class Engine:
         return {"slots": self.slots, "max_length": self.max_length}
 
     def bucket(self, length: int) -> int:
-        """The padded length that a prompt of `length` tokens is prefilled with: a power of two, or max_length."""
+        """The padded length that a prompt of `length` tokens is prefilled with: a power of two, or max_length.
+
+        It is max_length for all prompts of more than CHUNK tokens.
+        """
+        if length > CHUNK:
+            return self.max_length
         return min(max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()), self.max_length)
 
     def prompts_at_once(self, bucket: int) -> int:
         """How many prompts of a bucket are prefilled together."""
-        return min(self.slots, max(1, PREFILL_TOKENS // bucket))
+        return 1 if bucket > CHUNK else min(self.slots, max(1, PREFILL_TOKENS // bucket))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they finish; long budgets are begun first, so that no straggler is left at the end.
@@ -219,6 +226,10 @@ class Engine:
     def prefill(self, prompts: list[Prompt]) -> None:
         """Reads prompts of one bucket together, not more than `prompts_at_once` of them."""
         bucket = prompts[0].bucket
+        self.counters.prefills += 1
+        if bucket > CHUNK:
+            prompts[0].batch, prompts[0].row = self._prefill_by_chunks(prompts[0].tokens), 0
+            return
         # Always as many rows, so that a prompt's logits do not depend on how many are prefilled with it.
         rows = self.prompts_at_once(bucket)
         tokens, lengths = np.zeros((rows, bucket), np.int32), np.ones(rows, np.int32)
@@ -230,7 +241,18 @@ class Engine:
         batch = Batch(cache=cache, logits=logits)
         for row, prompt in enumerate(prompts):
             prompt.batch, prompt.row = batch, row
-        self.counters.prefills += 1
+
+    def _prefill_by_chunks(self, tokens: tuple[int, ...]) -> Batch:
+        caches = cache.empty(self.config, 1, self.max_length, self.execution.dtype)
+        for start in range(0, len(tokens), CHUNK):
+            part = tokens[start : start + CHUNK]
+            padded = np.zeros((1, CHUNK), np.int32)
+            padded[0, : len(part)] = part
+            place, count = np.array([start], np.int32), np.array([len(part)], np.int32)
+            caches, logits = programs.prefill_chunk(
+                self.config, self._prefill_execution, self.params, caches, padded, place, count
+            )
+        return Batch(cache=caches, logits=logits)
 
     def begin(self, slots: programs.Slots, entries: list[tuple[int, Job]], want: programs.Want) -> programs.Slots:
         """Puts prompts of one batch into slots and samples their first tokens."""

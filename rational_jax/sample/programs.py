@@ -129,12 +129,28 @@ def prefill(
     return whole, decoder.unembed(last)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "execution"), donate_argnames="caches")
+def prefill_chunk(
+    config: DecoderConfig,
+    execution: Execution,
+    params: dict,
+    caches: Caches,
+    tokens_1xS: jax.Array,
+    start_1: jax.Array,
+    count_1: jax.Array,
+) -> tuple[Caches, jax.Array]:
+    """Reads the next `count_1` tokens of one long prompt, from position `start_1` on, and gives the logits `[1, V]`."""
+    decoder = models.bind(config, params)
+    hidden, caches = decoder.extend(tokens_1xS, start_1, count_1, caches, execution=execution)
+    return caches, decoder.unembed(hidden[jnp.arange(1), count_1 - 1])
+
+
 @functools.partial(jax.jit, static_argnames=("config", "extent"), donate_argnames="slots")
 def insert(
     config: DecoderConfig,
     extent: int,
     slots: Slots,
-    prompts: KVCache,
+    prompts: KVCache | Caches,
     logits_PxV: jax.Array,
     rows_A: jax.Array,
     lengths_A: jax.Array,
@@ -145,7 +161,8 @@ def insert(
     The prompt in row `rows_A[i]`, of `lengths_A[i]` tokens, goes to slot `places_A[i]`, or nowhere where that is B.
     """
     chosen = jax.tree.map(lambda leaf: leaf[:, rows_A], prompts)
-    new = cache.grouped(config, chosen, lengths_A, extent)
+    # What was read by chunks is laid out already.
+    new = cache.grouped(config, chosen, lengths_A, extent) if isinstance(chosen, KVCache) else chosen
 
     def copy(old, new):
         return old.at[:, places_A, :, : new.shape[3]].set(new, mode="drop")

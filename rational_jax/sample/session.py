@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from rational_jax.models import KVCache
+from rational_jax.models import Caches, KVCache
 from rational_jax.sample import programs
 from rational_jax.sample.requests import Completion, Request
 from rational_jax.sample.sequence import Generated
@@ -42,7 +42,7 @@ class Prompt:
 class Batch:
     """Prompts prefilled together, on the device."""
 
-    cache: KVCache
+    cache: KVCache | Caches
     logits: jax.Array
 
 

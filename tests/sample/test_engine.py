@@ -1,5 +1,6 @@
 """The engine against the full forward pass and transformers, and against itself under every circumstance."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -13,6 +14,7 @@ from rational_jax.errors import UserError
 from rational_jax.models import Execution, bind
 from rational_jax.parallel import AxisRules, make_mesh, shardings
 from rational_jax.sample import Engine, Request, derive_seed, programs
+from rational_jax.sample import engine as engine_module
 from rational_jax.sample.sampling import next_tokens
 from rational_jax.text.chat import Message
 
@@ -197,6 +199,28 @@ def test_a_prompt_is_prefilled_to_the_same_bits_in_every_row(params):
     other = programs.prefill(CONFIG, Execution(), params, tokens, lengths)
     assert np.array_equal(padded[1][0], other[1][0])
     assert np.array_equal(padded[0].v[:, 0, :, :20], other[0].v[:, 0, :, :20])
+
+
+def test_long_prompts_are_read_by_chunks_beside_short_ones(params, monkeypatch):
+    """With windows that are shorter than a chunk in one layer, and none in the other."""
+    config = dataclasses.replace(CONFIG, window=5, window_layers=(True, False))
+    settings = dict(slots=3, max_length=MAX_LENGTH, steps_per_dispatch=4, execution=Execution(scan=False))
+    rng = np.random.default_rng(5)
+    requests = [request(str(n), rng.integers(0, STOP, n), max_new_tokens=6) for n in (3, 16, 17, 39, 40)]
+    monkeypatch.setattr(engine_module, "CHUNK", 16)
+    chunked = Engine(config, params, Numbers(), **settings)
+    assert [chunked.bucket(n) for n in (16, 17)] == [16, MAX_LENGTH]
+    by_chunks = run(chunked, requests)
+    assert by_chunks == run(chunked, requests[::-1])
+    decoder = bind(config, params)
+    for req in requests:
+        # Every choice is the best of the full pass, or as good up to rounding.
+        sequence = Numbers().prompt(req.messages) + list(by_chunks[req.id].token_ids)
+        logits = np.asarray(decoder.unembed(decoder(jnp.array([sequence]))[0])[0])[
+            by_chunks[req.id].prompt_tokens - 1 : -1
+        ]
+        chosen = logits[np.arange(len(logits)), list(by_chunks[req.id].token_ids)]
+        assert (logits.max(-1) - chosen <= TIE * np.abs(logits).max()).all()
 
 
 def test_samples_of_one_prompt_share_a_prefill_and_equal_those_asked_for_alone(engine):

@@ -1,9 +1,7 @@
 """The server as clients see it: OpenAI's own client, formats and errors, hang-ups, keys and limits."""
 
-import contextlib
 import json
 import random
-import socket
 import threading
 import time
 import types
@@ -11,60 +9,29 @@ import types
 import jax
 import pytest
 
-from rational_jax import hub, models
-from rational_jax.sample import Engine
-from rational_jax.text.chat import Renderer
+from rational_jax import models
 from rational_jax.text.reasoning import THINK
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 httpx = pytest.importorskip("httpx2")
 
+import serving  # noqa: E402
+
 from rational_jax.sample import wire  # noqa: E402
-from rational_jax.sample.server import Server, ServerOptions, _Pieces  # noqa: E402
+from rational_jax.sample.server import _Pieces  # noqa: E402
 
-LONGEST = 128
-
-
-@contextlib.contextmanager
-def served(engine, renderer, **options):
-    """Address and `Server` of an application that runs in a thread."""
-    server = Server(engine, renderer, ServerOptions(**({"name": "micro"} | options)))
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-        runner = uvicorn.Server(uvicorn.Config(server.app, log_level="critical", lifespan="on"))
-        thread = threading.Thread(target=runner.run, kwargs={"sockets": [place]}, daemon=True)
-        thread.start()
-        while not runner.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}", server
-        runner.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive() and server.bridge.join(1)
+LONGEST = serving.LONGEST
 
 
 @pytest.fixture(scope="module")
 def micro():
-    path = hub.resolve("micro")
-    config = hub.load_config(path)
-    renderer = Renderer(hub.load_tokenizer(path), THINK)
-    engine = Engine(
-        config,
-        hub.load_params(path, config),
-        renderer,
-        slots=3,
-        max_length=LONGEST,
-        steps_per_dispatch=4,
-        execution=models.execution_for("cpu"),
-    )
-    return engine, renderer
+    return serving.micro_engine()
 
 
 @pytest.fixture(scope="module")
 def running(micro):
-    with served(*micro, most_bytes=20_000, most_waiting=40) as found:
+    with serving.served(*micro, most_bytes=20_000, most_waiting=40) as found:
         yield found
 
 
@@ -115,7 +82,7 @@ def test_reasoning_comes_apart_where_it_is_asked_for(micro, running):
     whole = post(running[0], "/v1/chat/completions", body).json()["choices"][0]["message"]["content"]
     expected = THINK.split(f"<think>{whole}", finished=True)
     assert expected.reasoning and expected.answer and "</think>" in whole
-    with served(*micro, reasoning="field") as (address, _):
+    with serving.served(*micro, reasoning="field") as (address, _):
         message = post(address, "/v1/chat/completions", body).json()["choices"][0]["message"]
         assert message["content"] == expected.answer
         assert message["reasoning"] == message["reasoning_content"] == expected.reasoning
@@ -194,7 +161,7 @@ def test_what_is_wrong_is_said_as_openai_says_it(running, path, body, status, sa
 
 
 def test_a_key_is_asked_for_and_health_is_not_secret(micro):
-    with served(*micro, api_key="s3cret") as (address, _):
+    with serving.served(*micro, api_key="s3cret") as (address, _):
         assert httpx.get(f"{address}/health").json()["status"] == "ok"
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             refused = httpx.get(f"{address}/v1/models", headers=headers)
@@ -204,7 +171,7 @@ def test_a_key_is_asked_for_and_health_is_not_secret(micro):
 
 
 def test_a_queue_that_is_full_says_so(micro):
-    with served(*micro, most_waiting=1) as (address, _):
+    with serving.served(*micro, most_waiting=1) as (address, _):
         found = post(address, "/v1/chat/completions", chat(n=5, max_tokens=2, temperature=1))
         assert found.status_code == 429 and found.json()["error"]["code"] == "queue_full"
         assert len(post(address, "/v1/chat/completions", chat(n=4, max_tokens=2, temperature=1)).json()["choices"]) == 4
