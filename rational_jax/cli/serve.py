@@ -33,7 +33,9 @@ def serve(
     most_bytes: Bytes = 4 * 2**20,
     print_config: PrintConfig = False,
 ) -> None:
-    """A model behind the HTTP interface that OpenAI's clients, lm-eval and Inspect speak.
+    """A model behind an HTTP interface.
+
+    It is the one that OpenAI's clients, lm-eval and Inspect speak.
 
     \b
       rational serve base
