@@ -105,7 +105,7 @@ class EngineSection(Section):
     backend: Literal["engine", "openai", "transformers"] = Field(
         "engine", description="who generates: this package, an OpenAI-compatible endpoint, or torch (for cross-checks)"
     )
-    endpoint: Text | None = Field(None, description="address of the endpoint, such as http://localhost:8000/v1")
+    endpoint: Text | None = Field(None, description="address of the endpoint, up to its /v1")
     endpoint_model: Text | None = Field(
         None, description="what the untrained model is called there; null is model.name. Arms have their own names"
     )

@@ -88,7 +88,8 @@ def test_what_needs_more_than_what_did_not_fit_is_not_compiled(tmp_path, pod):
     tried = []
 
     def compiled(config, *rest):
-        tried.append((config.train.remat, config.mesh.fsdp, config.mesh.tensor, config.train.micro_batches))
+        train = config.train
+        tried.append((train.remat, config.mesh.fsdp, config.mesh.tensor, train.micro_batches, train.tpu_flags))
         return planner(config, *rest, fits=())
 
     found = search(configured(tmp_path, "train.method=lora"), "v5e:4x4", compiled=compiled)
