@@ -10,7 +10,7 @@ from rational_jax.cli import app
 from rational_jax.config import load_config
 from rational_jax.errors import Preempted, UserError
 
-VERBS = ("demo", "curate", "train", "export", "sample", "evaluate", "report")
+VERBS = ("demo", "curate", "train", "export", "sample", "evaluate", "report", "plan")
 
 
 @pytest.fixture
