@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The slow tests: the shipped weights are measured again, and what the default tests leave out. Not yet timed alone.
+# The slow tests: the shipped weights are measured again, and what the default tests leave out. About 9 minutes.
 #
 #   bash scripts/test_slow.sh             arguments go to pytest
 set -euo pipefail
@@ -8,5 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment test
 cd "$root"
-say "Running the slow tests: some minutes on two cores"
+say "Running the slow tests: about 9 minutes on two cores"
 exec "$python" -m pytest -q -m slow --durations 10 "$@"
