@@ -23,58 +23,68 @@ from rational_jax.models.lora import merged
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained model: the base as it is stored, what training made of it, and the factors of LoRA.
+    """A training run's newest checkpoint, over the base that it was trained from. Arrays are read when asked for.
 
-    `method` is how it was trained, `quantized` how the base was quantized meanwhile (None: not at all).
+    `identity` is the base's (`hub.identity`), `dtype` as in `TrainedWeights`; `method` is how it was trained, `lora`
+    the factors' settings, and `quantized` how the base was quantized meanwhile (None: not at all).
     """
 
+    directory: Path
+    step: int
     base: Path
     identity: dict[str, Any]
-    weights: TrainedWeights
-    lora: LoraConfig | None
-    factors: dict
+    dtype: str
     method: str
+    lora: LoraConfig | None
     quantized: str | None
 
-    @property
+    @functools.cached_property
     def decoder(self) -> DecoderConfig:
-        return self.weights.config
+        return hub.load_config(self.base)
+
+    @functools.cached_property
+    def factors(self) -> dict:
+        """LoRA's parameters; none of a run that trained all."""
+        if self.lora is None:
+            return {}
+        with Checkpoints(self.directory, read_only=True) as checkpoints:
+            saved = checkpoints.abstract(self.step)["trainable"]
+            return checkpoints.restore(self.step, {"trainable": saved}, partial=True)["trainable"]
+
+    @functools.cached_property
+    def weights(self) -> TrainedWeights:
+        """What training made of the base, matrix by matrix."""
+        stored = hub.FileWeights(self.decoder, self.base)
+        if self.lora is not None:
+            return TrainedWeights(stored, self.dtype, lora=self.lora, factors=self.factors)
+        with Checkpoints(self.directory, read_only=True) as checkpoints:
+            saved = checkpoints.abstract(self.step)["trainable"]
+            paths = [tuple(key.key for key in where) for where, _ in jax.tree.leaves_with_path(saved)]
+            arrays = {path: checkpoints.opened(self.step, ".".join(("trainable", *path))) for path in paths}
+        return TrainedWeights(stored, self.dtype, arrays=arrays)
 
 
 def read_trained(directory: Path, base: Path, identity: dict[str, Any], dtype: str) -> Trained:
-    """The newest checkpoint of the training run in `directory`, over the base that it was trained from.
+    """What the training run in `directory` left. Raises UserError where it is no checkpoint, or the base has changed.
 
-    `identity` is the base's (`hub.identity`); `dtype` is as in `TrainedWeights`. Of what was trained only the factors
-    of LoRA are read here. Raises UserError where there is no checkpoint, it is damaged, or the base has changed since.
+    That the checkpoint is damaged is a UserError as well, when its arrays are asked for.
     """
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise UserError(f"{checkpoints.directory} holds no checkpoint: delete {directory} and train again")
         made = checkpoints.metadata(step)
-        if made["base"]["files"] != identity["files"]:
-            raise UserError(
-                f"the base model in {base} is not the one that {directory.name!r} was trained from any more"
-            )
-        stored = hub.FileWeights(hub.load_config(base), base)
-        saved = checkpoints.abstract(step)["trainable"]
-        lora, factors = None, {}
-        if made["lora"] is None:
-            paths = [tuple(key.key for key in where) for where, _ in jax.tree.leaves_with_path(saved)]
-            arrays = {path: checkpoints.opened(step, ".".join(("trainable", *path))) for path in paths}
-            weights = TrainedWeights(stored, dtype, arrays=arrays)
-        else:
-            # Rank, alpha and targets come from the run itself.
-            lora = LoraConfig(**made["lora"])
-            factors = checkpoints.restore(step, {"trainable": saved}, partial=True)["trainable"]
-            weights = TrainedWeights(stored, dtype, lora=lora, factors=factors)
+    if made["base"]["files"] != identity["files"]:
+        raise UserError(f"the base model in {base} is not the one that {directory.name!r} was trained from any more")
     return Trained(
+        directory=directory / "checkpoints",
+        step=step,
         base=base,
         identity=identity,
-        weights=weights,
-        lora=lora,
-        factors=factors,
+        dtype=dtype,
         method=made["method"],
+        # Rank, alpha and targets come from the run itself.
+        lora=LoraConfig(**made["lora"]) if made["lora"] else None,
         quantized=made.get("quantize"),
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rational_jax import hub, models
-from rational_jax.checkpoint import TrainedWeights, read_trained
+from rational_jax.checkpoint import Trained, TrainedWeights, read_trained
 from rational_jax.config import BASE, EngineSection, RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import read_stage
@@ -68,26 +68,30 @@ def model_directory(config: RunConfig, model: str) -> Path:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """A model on disk: its weights, the directory with its configuration and tokenizer, and what names it."""
+    """A model on disk: the directory of its configuration, tokenizer and, if it is not a training run's, weights."""
 
-    weights: Path | TrainedWeights
     directory: Path
     identity: dict
+    trained: Trained | None = None
+
+    @property
+    def weights(self) -> Path | TrainedWeights:
+        return self.trained.weights if self.trained else self.directory
 
 
 def _stored(config: RunConfig, model: str) -> _Stored:
     """Where `engine.weights` says that the model is. Raises UserError as `model_directory` does."""
     if model == BASE or config.engine.weights == "export":
         directory = model_directory(config, model)
-        return _Stored(weights=directory, directory=directory, identity=hub.identity(directory))
+        return _Stored(directory=directory, identity=hub.identity(directory))
     run = Path(config.run) / "train" / model
     train = read_stage(run, verb="train")
     base = hub.resolve(config.model.name, config.model.revision)
     identity = hub.identity(base)
     # In the dtypes of an export, so that the answers are those of the export.
-    weights = read_trained(run, base, identity, config.export.dtype).weights
+    trained = read_trained(run, base, identity, config.export.dtype)
     named = {"name": model, "train": train["digest"], "base": identity, "dtype": config.export.dtype}
-    return _Stored(weights=weights, directory=base, identity=named)
+    return _Stored(directory=base, identity=named, trained=trained)
 
 
 def deciding(section: EngineSection) -> dict:
