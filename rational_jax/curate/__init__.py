@@ -6,7 +6,7 @@ from rational_jax.curate.funnel import Funnel, make_funnel, total
 from rational_jax.curate.inputs import make_plan
 from rational_jax.curate.layouts import derive
 from rational_jax.curate.recipes import Recipe, load_recipe
-from rational_jax.curate.run import FUNNEL, PROMPTS, REJECTED, run, write_dataset
+from rational_jax.curate.run import FUNNEL, PROMPTS, REJECTED, run, stage_settings, write_dataset
 from rational_jax.curate.store import write_rows
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "make_funnel",
     "make_plan",
     "run",
+    "stage_settings",
     "total",
     "write_dataset",
     "write_rows",

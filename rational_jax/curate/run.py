@@ -63,13 +63,7 @@ def run(
     stage = Stage.open(
         Path(config.run) / "curate",
         verb="curate",
-        settings={
-            "seed": config.seed,
-            "chat": config.chat.model_dump(mode="json"),
-            "model": config.model.model_dump(mode="json"),
-            "engine": deciding(config.engine),
-            "curate": section.model_dump(mode="json", exclude=_OUTSIDE),
-        },
+        settings=stage_settings(config, _OUTSIDE),
         inputs={
             **inputs.digests,
             **{f"suite {name}": digest_prompts(suite) for name, suite in suites.items()},
@@ -111,6 +105,17 @@ def run(
         write_dataset(stage.directory / layout, layout, rationales, plan.recipe.name, funnel)
     outputs = sha256_tree(stage.directory, ignore=["manifest.json", ".*"])
     stage.finish(outputs=outputs, figures={"funnel": funnel.to_json(), "trained_on": trained_on})
+
+
+def stage_settings(config: RunConfig, without: set[str] = frozenset()) -> dict:
+    """What of the configuration decides which rationales are written; `without` are keys of its section that do not."""
+    return {
+        "seed": config.seed,
+        "chat": config.chat.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "engine": deciding(config.engine),
+        "curate": config.curate.model_dump(mode="json", exclude=without),
+    }
 
 
 def _write_prompts(

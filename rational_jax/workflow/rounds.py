@@ -21,7 +21,6 @@ from rational_jax.errors import UserError
 from rational_jax.judges import RefusalJudge
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.progress import SILENT, Progress
-from rational_jax.sample import deciding
 from rational_jax.storage import atomic_write_json, read_jsonl, sha256_tree
 from rational_jax.text.reasoning import OK, Split
 from rational_jax.workflow import export
@@ -114,13 +113,7 @@ def _unite(config: RunConfig, rounds: Sequence[Path], layout: str, recipe: str, 
     stage = Stage.open(
         Path(config.run) / "curate",
         verb="curate",
-        settings={
-            "seed": config.seed,
-            "chat": config.chat.model_dump(mode="json"),
-            "model": config.model.model_dump(mode="json"),
-            "engine": deciding(config.engine),
-            "curate": config.curate.model_dump(mode="json"),
-        },
+        settings=curate.stage_settings(config),
         inputs={f"round {number}": manifest["digest"] for number, manifest in enumerate(manifests, start=1)},
     )
     if stage.complete:
