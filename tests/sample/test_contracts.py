@@ -1,17 +1,9 @@
 """What others rely on: lm-evaluation-harness scores the server as it does the model itself; Inspect can ask it."""
 
-import json
-
 import pytest
+from harness_tasks import QUESTIONS, write_tasks
 
 from rational_jax import hub
-
-QUESTIONS = (
-    ("Where does the sun rise? In the", [" east", " west"], 0),
-    ("What is two and two?", [" four", " five", " a door"], 0),
-    ("A friend asks for help. You", [" help", " sing"], 0),
-    ("Is fire cold?", [" yes", " no"], 1),
-)
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +18,7 @@ def running():
 
 @pytest.fixture
 def tasks(tmp_path):
-    """A folder of task files for log-likelihoods and for generation."""
-    rows = [{"question": q, "choices": c, "answer": a} for q, c, a in QUESTIONS]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = {
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
-        "test_split": "test",
-        "doc_to_text": "{{question}}",
-    }
-    choice = {"output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "answer"}
-    choice |= {"metric_list": [{"metric": "acc"}]}
-    written = {"output_type": "generate_until", "doc_to_target": "{{choices[answer]}}"}
-    written |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0}}
-    written |= {"metric_list": [{"metric": "exact_match"}]}
-    for name, more in (("choice_task", choice), ("written_task", written)):
-        (tmp_path / f"{name}.yaml").write_text(json.dumps({"task": name} | common | more))
-    return tmp_path
+    return write_tasks(tmp_path)
 
 
 def evaluate(model, arguments, tasks, names, **more):
