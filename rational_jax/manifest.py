@@ -19,7 +19,9 @@ from rational_jax.errors import UserError
 from rational_jax.storage import atomic_write_json, sha256_json
 
 FILE = "manifest.json"
+"""The file that a verb leaves in its folder."""
 RUNNING, COMPLETE = "running", "complete"
+"""How far a verb has got, in its manifest."""
 _PACKAGES = (
     "jax",
     "jaxlib",

@@ -79,3 +79,4 @@ def _sources(value: object) -> object:
 
 
 Sources = Annotated[tuple[PromptSource, ...], BeforeValidator(_sources)]
+"""A key that takes one source of prompts or several, each as a text or as a section."""

@@ -16,6 +16,7 @@ ORDER = (*TEXT_FILTERS, *SET_FILTERS)
 # How many may stay is for the settings alone to say.
 ALWAYS = (SURPLUS, DIVERSITY)
 FILTERS = tuple(name for name in ORDER if name not in ALWAYS)
+"""The names that a recipe's `filters` and `curate.filters` may list, in the order in which they run."""
 
 
 def apply_filters(candidates: Sequence[Candidate], rules: Rules, names: Sequence[str] | None = None) -> Filtered:

@@ -29,6 +29,7 @@ from rational_jax.text.chat import Renderer
 from rational_jax.text.reasoning import ReasoningFormat, format_named
 
 PROMPTS, GENERATIONS, REJECTED, FUNNEL = "prompts.jsonl", "generations.jsonl", "rejected.jsonl", "funnel.json"
+"""The files of a run's `curate` folder: what was asked, what was written, what was rejected and why, how many."""
 # Prompts that are in a suite too.
 TESTED = "tested.jsonl"
 # What of the section decides nothing here but how often all of this is done.

@@ -179,5 +179,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         rows=rows.do_not_answer,
     ),
 }
+"""The published sets by the names that `curate.prompts` and `sample.suites` take."""
 
 ALIASES = {"sorry-bench-202406": "sorry-bench"}

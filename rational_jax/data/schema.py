@@ -10,7 +10,9 @@ from rational_jax.errors import UserError
 from rational_jax.text.chat import ROLES, Message
 
 LABELS = ("harmful", "benign", "unknown")
+"""What is known of a prompt beforehand."""
 LAYOUTS = ("rational", "refusal", "answer-first", "shuffled")
+"""What an example for SFT consists of, one data set each."""
 
 _TEXT_FIELDS = ("source", "category", "style", "base_id")
 PROMPT_FIELDS = ("id", "messages", "prompt", "text", "label", *_TEXT_FIELDS, "meta")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MICRO = "micro"
+"""The name of the model that comes with the package."""
 _MICRO_DIRECTORY = Path(__file__).parents[1] / "micro" / "model"
 
 # What a model directory is read for; everything else there (other frameworks' weights, code, pickles) is left alone.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4
+"""How far logits in float32 may differ, as a share of the largest."""
 MODES = ("auto", "transformers", "layerwise", "self", "off")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RULES, GUARD, SUITES = "refusal-rules", "guard", "suites"
 NAMES = (RefusalJudge.name, RULES, GUARD, "fulfilment", "hex-phi", "strongreject", "coconot", "reasoning")
+"""The judges that `evaluate.judge` and `--judge` may name."""
 
 OpenBackend = Callable[[RunConfig, str, Progress], "Backend"]
 

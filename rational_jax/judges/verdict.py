@@ -6,6 +6,7 @@ from typing import Literal, Protocol, get_args
 
 Label = Literal["compliance", "refusal", "partial", "harmful", "harmless", "unscored"]
 LABELS: tuple[str, ...] = get_args(Label)
+"""All that a verdict can say."""
 Question = Literal["refusal", "harm"]
 
 

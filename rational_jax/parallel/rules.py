@@ -62,6 +62,7 @@ def shardings(mesh: Mesh, rules: AxisRules, shapes: dict, axes: dict, path: str 
 
 
 DEFAULT_RULES = AxisRules()
+"""Parameters over `fsdp`, layers cut over `tensor`, the batch over `replica` and `fsdp`."""
 
 
 def constrain(x: jax.Array, axes: Axes, rules: AxisRules = DEFAULT_RULES) -> jax.Array:

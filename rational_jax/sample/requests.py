@@ -10,6 +10,7 @@ from rational_jax.storage import sha256_json
 from rational_jax.text.chat import Message
 
 STOP, LENGTH = "stop", "length"
+"""Why an answer ended: by itself, or because no more tokens were allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from rational_jax.errors import UserError
 from rational_jax.storage import sha256_json
 from rational_jax.text.reasoning import ReasoningFormat, format_named
 
-# What a token is part of. The delimiters belong to the reasoning, the end-of-turn token to the answer.
 PROMPT, REASONING, ANSWER = 0, 1, 2
+"""What a token is part of. The delimiters belong to the reasoning, the end-of-turn token to the answer."""
 
 ROLES = ("system", "user", "assistant")
 

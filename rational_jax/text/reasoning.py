@@ -101,7 +101,9 @@ def _paragraphs(*texts: str) -> str:
 
 
 THINK = ReasoningFormat(name="think", open="<think>", close="</think>")
+"""Reasoning between tags, the default."""
 PLAIN = ReasoningFormat(name="plain", open="", close="")
+"""Plain text, as in the paper: the first blank line ends the reasoning."""
 
 
 def format_named(name: str) -> ReasoningFormat:

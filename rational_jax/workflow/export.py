@@ -25,6 +25,7 @@ from rational_jax.workflow.model_card import model_card
 
 MERGED, ADAPTER = "merged", "adapter"
 PART_MANIFEST = "manifest.json"
+"""What made an exported folder, as a file in it."""
 
 # What the gate asks besides random tokens: those of the template and of the reasoning format have to be right as well.
 _CHAT = (

@@ -27,6 +27,7 @@ from rational_jax.storage import atomic_write_json, sha256_file
 
 INDEX, CONTENTS = "INDEX.json", "contents"
 EVERY_SECONDS = 60.0
+"""How often what is new is sent while a verb works."""
 _STATE = ".mirror.json"
 _MANIFEST = "manifest.json"
 # What a writer replaces or removes itself; Orbax names a step that it is still writing so.

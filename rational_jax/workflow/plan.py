@@ -283,5 +283,6 @@ def chip_gib(tree: Any) -> float:
 
 
 def asked_for(message: str) -> float | None:
+    """The GiB that a program wants, from the compiler's complaint that it does not fit; None where it says none."""
     found = _USED.search(message)
     return float(found[1]) * _UNIT_GIB[found[2]] if found else None

@@ -29,8 +29,8 @@ from rational_jax.sample.backends import RULES, generation_mesh
 from rational_jax.sample.engine import CHUNK, PREFILL_TOKENS
 from rational_jax.workflow.plan import asked_for, chip_gib
 
-# Bytes a second that a chip reads from its memory, as Google's pages on each kind state.
 HBM_BANDWIDTH = {"v4": 1228e9, "v5e": 819e9, "v5p": 2765e9, "v6e": 1640e9}
+"""Bytes a second that a chip reads from its memory, as Google's pages on each kind state."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

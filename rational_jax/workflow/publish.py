@@ -20,6 +20,7 @@ from rational_jax.storage import remembered_sha256
 from rational_jax.workflow.export import ADAPTER, MERGED, PART_MANIFEST
 
 CARD = "README.md"
+"""The file of an export that becomes its page on the Hub."""
 _PLACEHOLDER = '"path/to/this/directory"'
 _REAL_GATES = ("transformers", "peft")
 _GIT = ".gitattributes"  # the Hub makes it

@@ -10,6 +10,7 @@ from rational_jax.errors import UserError
 from rational_jax.storage import atomic_write_json, sha256_file, sha256_tree
 
 FILE = "checksums.json"
+"""The file beside a data set with the SHA-256 of its files and its content."""
 
 
 def shard_ranges(examples: int, most: int) -> list[range]:

@@ -16,6 +16,7 @@ from rational_jax.data.schema import LABELS, LAYOUTS, Rationale
 from rational_jax.storage import atomic_directory
 
 NAME = "rationale_dataset"
+"""What the data set is called by TFDS, and its folder."""
 VERSION = "1.0.0"
 SPLIT = "train"
 _FORMAT = "array_record"

@@ -87,6 +87,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family(read=read.qwen3_moe),
     "smollm3": Family(read=read.smollm3),
 }
+"""The families by their `model_type`; an entry here and its tables are all that a family is."""
 
 
 def family_of(model_type: object) -> Family:

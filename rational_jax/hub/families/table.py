@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rational_jax.models.config import DecoderConfig
 
 TreePath = tuple[str, ...]
+"""Where an array stands in the tree of parameters."""
 
 
 class Piece(NamedTuple):
