@@ -39,7 +39,7 @@ def serve(
 
     \b
       rational serve base
-      rational serve rational run=runs/demo engine.max_length=1024
+      rational serve rational run=runs/demo engine.max_length=512
       rational serve ./my-model --reasoning field --port 8001
     """
     import os
