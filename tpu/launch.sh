@@ -2,12 +2,13 @@
 # Starts one `rational` command on every worker of every slice and comes back at once.
 #
 #   bash tpu/launch.sh train configs/llama3.1-8b-lora.yaml run=/mnt/rational/llama
-#   bash tpu/launch.sh --lead curate configs/llama3.1-8b-lora.yaml run=/mnt/rational/llama
+#   bash tpu/launch.sh --lead export configs/llama3.1-8b-lora.yaml run=/mnt/rational/llama
 #   bash tpu/launch.sh --dry-run train ...
 #
-# `train` works on all hosts together. The other verbs work on one: on a single host start them as they are, on a pod
-# with --lead, which runs them on worker 0 of the first slice and its chips alone. A job that is at work already is left
-# alone. Exit code 75 of `rational` (its machine is being taken, all is saved) starts it again where the machine stays.
+# `train`, `curate` and `sample` work on all hosts together. The other verbs work on one: on a single host start them as
+# they are, on a pod with --lead, which runs them on worker 0 of the first slice and its chips alone. A job that is at
+# work already is left alone. Exit code 75 of `rational` (its machine is being taken, all is saved) starts it again
+# where the machine stays.
 # shellcheck source=tpu/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 lead=

@@ -14,10 +14,17 @@ def curate(words: Words = None, print_config: PrintConfig = False) -> None:
       rational curate curate.prompts=my_prompts.jsonl curate.limit=100 run=runs/mine
       rational curate curate.recipe=policy curate.policies=my_policies.yaml run=runs/policy
       rational curate curate.rounds=2 run=runs/rounds
+
+    \b
+    Started on every host of a TPU pod, all of them generate; the first one reads and writes the run.
     """
-    with session(words, print_config, jax=True) as (config, progress):
+    with session(words, print_config, jax=True, processes=True) as (config, progress):
+        from rational_jax import sample
         from rational_jax.cli.summary import print_funnel
         from rational_jax.workflow import rounds
 
-        rounds.run(config, progress)
-        print_funnel(config)
+        def body() -> None:
+            rounds.run(config, progress)
+            print_funnel(config)
+
+        sample.led(body)

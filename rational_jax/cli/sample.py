@@ -34,15 +34,19 @@ def sample(
       rational sample sample.temperature=0.7 sample.samples=4 run=runs/sampled
       rational sample --model base --prompt "Tell me about the dorn."
       rational sample --model rational --chat engine.weights=checkpoint
+
+    \b
+    Started on every host of a TPU pod, all of them generate; the first one reads and writes the run.
     """
     if prompt is not None and chat:
         raise typer.BadParameter("--prompt and --chat: choose one")
-    with session(words, print_config, jax=True) as (config, progress):
+    several = prompt is None and not chat
+    with session(words, print_config, jax=True, processes=several) as (config, progress):
         from rational_jax import sample
 
-        if prompt is None and not chat:
-            for name in chosen(model, config.sample.models, "--model", "sample.models"):
-                sample.run(config, name, progress)
+        if several:
+            names = chosen(model, config.sample.models, "--model", "sample.models")
+            sample.led(lambda: [sample.run(config, name, progress) for name in names])
             return
         from rational_jax.cli.chat import converse
         from rational_jax.errors import UserError

@@ -41,7 +41,7 @@ def run(config: RunConfig, log: Path, progress: Progress = SILENT, open_engine=o
             backend = None
             for mode in modes:
                 if keys[mode] not in known:
-                    backend = backend or open_engine(config, model, progress)
+                    backend = backend or open_engine(config, model)
                     asked = harness_model(backend, reasoning=mode == "reasoning", seed=config.seed)
                     scores = _scores(asked, section)
                     known[keys[mode]] = scores

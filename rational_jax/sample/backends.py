@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from rational_jax.manifest import read_stage
 from rational_jax.models import DecoderConfig
 from rational_jax.parallel import AxisRules, make_mesh, shardings
 from rational_jax.progress import SILENT, Progress
-from rational_jax.sample import endpoint
+from rational_jax.sample import endpoint, fleet
 from rational_jax.sample.engine import Engine
 from rational_jax.sample.requests import Completion, Request
 from rational_jax.sample.torch_model import TransformersBackend
@@ -84,6 +84,9 @@ def _stored(config: RunConfig, model: str) -> _Stored:
     if model == BASE or config.engine.weights == "export":
         directory = model_directory(config, model)
         return _Stored(directory=directory, identity=hub.identity(directory))
+    if jax.process_count() > 1:
+        # Orbax reads with all processes together, and here each of them reads for itself.
+        raise UserError("engine.weights=checkpoint: one process reads it; export, and leave engine.weights=export")
     run = Path(config.run) / "train" / model
     train = read_stage(run, verb="train")
     base = hub.resolve(config.model.name, config.model.revision)
@@ -117,7 +120,7 @@ def model_identity(config: RunConfig, model: str) -> dict:
 
 
 def open_backend(config: RunConfig, model: str = BASE, progress: Progress = SILENT) -> Backend:
-    """What `config.engine.backend` asks for, with "base" or a trained arm.
+    """What `config.engine.backend` asks for, with "base" or a trained arm; engines on all processes of the job.
 
     At an endpoint "base" is `engine.endpoint_model`, or else `model.name`, and an arm has its own name.
     """
@@ -128,17 +131,28 @@ def open_backend(config: RunConfig, model: str = BASE, progress: Progress = SILE
         path = model_directory(config, model)
         renderer = Renderer.configured(hub.load_tokenizer(path), config.chat)
         return TransformersBackend(path, renderer, config.model.dtype)
-    return open_engine(config, model, progress)
+    if jax.process_count() > 1:
+        return fleet.open_fleet(config, model, progress, open_engine)
+    return open_engine(config, model)
+
+
+def led(action: Callable[[], object]) -> None:
+    """Runs `action` on the lead process of a job, while the others generate for the backends that it opens.
+
+    With one process, just runs it. Raises what `action` does; UserError on the other processes where it does.
+    """
+    fleet.led(action, open_engine)
 
 
 def _endpoint_model(config: RunConfig, model: str) -> str:
     return model if model != BASE else config.engine.endpoint_model or config.model.name
 
 
-def open_engine(config: RunConfig, model: str = BASE, progress: Progress = SILENT) -> EngineBackend:
+def open_engine(config: RunConfig, model: str = BASE) -> EngineBackend:
     """Loads "base" or a trained arm into an engine of `config.engine`, computing in `config.model.dtype`.
 
-    On several accelerators the heads are divided over as many of them as they can be, and the slots over the rest.
+    On several accelerators of this process the heads are divided over as many of them as they can be, and the slots
+    over the rest.
     Raises UserError where the model is not there, cannot be read, or the engine's settings do not fit it.
     """
     stored, quantized = _stored(config, model), config.engine.quantize
@@ -147,7 +161,7 @@ def open_engine(config: RunConfig, model: str = BASE, progress: Progress = SILEN
     dtype = jnp.dtype(config.model.dtype)
     platform = jax.default_backend()
     # A CPU's devices are parts of one pool of threads, which one program uses better than several copies of it.
-    mesh = None if platform == "cpu" else generation_mesh(decoder, jax.devices())
+    mesh = None if platform == "cpu" else generation_mesh(decoder, jax.local_devices())
     placed = None
     if mesh is not None:
         shapes, axes = models.abstract_params(decoder, dtype, quantized), models.logical_axes(decoder, None, quantized)

@@ -45,7 +45,7 @@ def serve(
         most_waiting=most_waiting,
         most_bytes=most_bytes,
     )
-    backend = open_engine(*named(config, model), progress)
+    backend = open_engine(*named(config, model))
     progress.message(f"serve {options.name}: compiling for prompts of any length")
     backend.engine.warm_up(prompt_logprobs=True)
     backend.engine.warm_up(top_p=True)

@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
+
 from rational_jax import curate, train
 from rational_jax.config import BASE, ModelSection, PromptSource, RunConfig
 from rational_jax.curate import Candidate, Funnel
@@ -29,12 +31,15 @@ from rational_jax.workflow import export
 def run(config: RunConfig, progress: Progress = SILENT, open_backend: Callable | None = None) -> None:
     """`rational curate`: one round as `curate.run` does it, or `curate.rounds` of them and their union.
 
-    Raises UserError where the backend cannot load a model that was trained here, and what the verbs raise.
+    Raises UserError where the backend cannot load a model that was trained here, or several processes are to do more
+    than one round, and what the verbs raise.
     """
     options = {"open_backend": open_backend} if open_backend else {}
     if config.curate.rounds == 1:
         curate.run(config, progress, **options)
         return
+    if jax.process_count() > 1:
+        raise UserError("curate.rounds: one process trains between the rounds; run this verb on one host")
     if config.engine.backend == "openai":
         raise UserError("curate.rounds: an endpoint cannot load the model of a round; use engine.backend=engine")
     plan = curate.make_plan(config)

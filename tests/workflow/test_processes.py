@@ -1,12 +1,9 @@
 """Two and four real processes train, are stopped and killed, and go on as any other number of them."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 from fleet import row_hash
-from tiny import tiny_llama
+from tiny import save_readable
+from together import ended, start
 
-from rational_jax import hub, models, train
+from rational_jax import train
 from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import load_config
 from rational_jax.data import Rationale, read_prompts, write_hf
@@ -35,14 +33,7 @@ TOLERANCE = BATCH * 64 * 2**-24
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A random model of one small layer that reads and writes as the packaged one does."""
-    directory, micro = tmp_path_factory.mktemp("models") / "tiny", hub.resolve("micro")
-    config = tiny_llama(vocab_size=hub.load_config(micro).vocab_size, num_layers=1, norm_eps=1e-5)
-    hub.save_model(directory, config, models.init_params(config, jax.random.key(0)))
-    for file in micro.iterdir():
-        if not (directory / file.name).exists() and file.suffix != ".safetensors":
-            shutil.copy(file, directory)
-    return directory
+    return save_readable(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def curated(run: Path) -> None:
@@ -76,28 +67,10 @@ class Fleet:
 
     def start(self, count: int, devices: int, mesh: str, **environment: str) -> list[subprocess.Popen]:
         """`count` processes of so many devices each, arranged as `mesh`."""
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
         shutil.rmtree(self.seen, ignore_errors=True)
         self.seen.mkdir()
-        several = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
-        shared = os.environ | {
-            "PYTHONPATH": str(REPOSITORY),
-            # The programs run for a moment: to compile them well would be most of the test.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_llvm_disable_expensive_passes=true",
-        }
-        command = [sys.executable, str(FLEET), str(self.seen), "train", *self.settings, f"mesh={mesh}"]
-        return [
-            subprocess.Popen(
-                command,
-                env=shared | (several | {"JAX_PROCESS_ID": str(i)} if count > 1 else {}) | environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for i in range(count)
-        ]
+        command = [str(FLEET), str(self.seen), "train", *self.settings, f"mesh={mesh}"]
+        return start([command] * count, devices, **environment)
 
     def batches(self, process: int) -> dict[int, dict]:
         """What a process saw, by step."""
@@ -114,15 +87,6 @@ def check(seen: dict[int, dict], rows: range, expected: list[list[str]]) -> None
     for step, found in seen.items():
         assert found["read"] == list(rows)
         assert found["rows"] == {str(row): expected[step][row] for row in rows}
-
-
-def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    """Exit codes and what was written, of processes that end within two minutes."""
-    try:
-        return [(process.returncode, text) for process in processes for text in process.communicate(timeout=120)[:1]]
-    finally:
-        for process in processes:
-            process.kill()
 
 
 @pytest.fixture(scope="module")
