@@ -8,7 +8,7 @@ from typing import Any
 
 from rational_jax.judges.verdict import Exchange, Judge, Verdict
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import JsonlLog, atomic_write_text
+from rational_jax.storage import JsonlLog, atomic_write_bytes, json_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def judge_logged(path: Path, wanted: Sequence[Wanted], judge: Judge, progress: P
         ordered = others + [_record(one, judge, verdicts[one.exchange.id]) for one in wanted]
         settled = log.records() == ordered
     if not settled:
-        atomic_write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in ordered))
+        atomic_write_bytes(path, (json_bytes(record) + b"\n" for record in ordered))
     return verdicts
 
 

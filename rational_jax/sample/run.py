@@ -1,7 +1,6 @@
 """`rational sample`: a model answers the prompts of the suites."""
 
 import collections
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import Backend, deciding, model_identity, open_backend
 from rational_jax.sample.requests import STOP, Completion, Request, derive_seed
 from rational_jax.sample.rewrites import write_missing
-from rational_jax.storage import JsonlLog, atomic_write_text, sha256_file, sha256_json
+from rational_jax.storage import JsonlLog, atomic_write_bytes, json_bytes, sha256_file, sha256_json
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat, format_named
 
@@ -70,7 +69,7 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
     rows = _answer(config, model, path, requests, progress, open_backend)
     ordered = [rows[key] for key in requests]
     # One piece in order: what the log looks like depends on who finished first and on where it was stopped.
-    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
+    atomic_write_bytes(path, (json_bytes(row) + b"\n" for row in ordered))
     stage.finish(
         outputs={ANSWERS: sha256_file(path)},
         figures={

@@ -13,6 +13,9 @@ from rational_jax.sample.requests import LENGTH, STOP, Completion, Request
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat
 
+UNFINISHED = "\ufffd"
+"""What a decoder writes for bytes that are no whole character yet."""
+
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -77,6 +80,10 @@ class Generated:
     finish: str | None = None
     text: str | None = None
     stop_token: tuple[int, float | None] | None = None
+    # The text of the tokens before `_end`, which `_grow` decodes from `_start` on and not from the first one.
+    _text: str = ""
+    _start: int = 0
+    _end: int = 0
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[float]) -> bool:
         """Adds tokens up to where the sequence ends or is to be closed; whether it is one of them.
@@ -113,11 +120,25 @@ class Generated:
             stop_token=self.stop_token,
         )
 
+    def _grow(self) -> None:
+        """Adds the text of the newest tokens, once they are whole characters.
+
+        A tokenizer may drop a space at the beginning of what it decodes, so some tokens from before are decoded again.
+        """
+        before = self.renderer.decode(self.tokens[self._start : self._end])
+        after = self.renderer.decode(self.tokens[self._start :])
+        if len(after) > len(before) and not after.endswith(UNFINISHED):
+            self._text += after[len(before) :]
+            self._start, self._end = self._end, len(self.tokens)
+
     def _look(self) -> bool:
-        text = self.renderer.decode(self.tokens)
-        stop, inside = find_stop(text, self.request.stop, self.renderer.reasoning, self.inside)
+        self._grow()
+        stop, inside = find_stop(self._text, self.request.stop, self.renderer.reasoning, self.inside)
         if stop is not None:
-            self.text, self.finish = text[:stop], STOP
+            # Bytes that are no text may read otherwise among all others than among the last ones.
+            whole = self.renderer.decode(self.tokens)
+            there = find_stop(whole, self.request.stop, self.renderer.reasoning, self.inside)[0]
+            self.text, self.finish = self._text[:stop] if there is None else whole[:there], STOP
             return True
         budget = self.request.reasoning_budget
         if budget is None or not inside or len(self.tokens) < budget or self.forced_at is not None:
