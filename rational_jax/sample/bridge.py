@@ -26,13 +26,13 @@ class Gone(Exception):
 class Bridge:
     """Serves requests that come while others are generated; one that nobody waits for any more leaves its slot.
 
-    At most `most_waiting` requests are held beside those in slots. `start` begins the thread; `close` takes no more
-    requests, and `join` waits for those that are there.
+    At most `most_waiting` requests are held beside those in slots, `most` in all. `start` begins the thread; `close`
+    takes no more requests, and `join` waits for those that are there.
     """
 
     def __init__(self, engine: Engine, most_waiting: int):
         self.engine = engine
-        self._most = engine.slots + most_waiting
+        self.most = engine.slots + most_waiting
         self._wake = threading.Condition()
         self._inbox: list[tuple[Request, ...] | str] = []
         self._listeners: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue, bool]] = {}
@@ -83,7 +83,7 @@ class Bridge:
         with self._wake:
             if not self.alive:
                 raise Gone
-            if self.open + len(named) > self._most:
+            if self.open + len(named) > self.most:
                 raise Full
             self._listeners |= {name: (loop, queue, tokens) for name in back}
             self._inbox.append(tuple(named))
@@ -133,7 +133,7 @@ class Bridge:
                     self._deliver(completion.id, completion, last=True)
         finally:
             # Whatever ended this thread, nobody is left waiting for it.
-            self._closing = True
+            self.close()
             for name in list(self._listeners):
                 self._deliver(name, Gone(), last=True)
 

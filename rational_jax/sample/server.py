@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import dataclasses
@@ -53,6 +54,7 @@ class Server:
         self.engine, self.options = engine, options
         # One tokenizer must not be used by two threads at once: the engine has its own.
         self.renderer = copy.deepcopy(renderer)
+        self._reader, self._reading = copy.deepcopy(renderer), asyncio.Lock()
         self.bridge = Bridge(engine, options.most_waiting)
         self._began = int(time.time())
         self.app = Starlette(
@@ -125,9 +127,9 @@ class Server:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages")
         if body.messages is not None:
-            tokens = self._rendered([message.turn(self.renderer) for message in body.messages])
+            tokens = await self._apart(self._rendered, [message.turn(self.renderer) for message in body.messages])
         else:
-            tokens = self._text_ids(body.prompt, body.add_special_tokens)
+            (tokens,) = await self._apart(self._text_ids, [body.prompt], body.add_special_tokens)
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": self.engine.max_length})
 
     async def _detokenize(self, http: HttpRequest) -> Response:
@@ -144,11 +146,12 @@ class Server:
 
     async def _completions(self, http: HttpRequest) -> Response:
         body = await self._body(http, wire.CompletionBody)
-        prompts = [self._text_ids(p) if isinstance(p, str) else p for p in body.prompts]
-        if not prompts:
+        if not body.prompts:
             raise ApiError(400, "prompt: there is none")
-        if body.max_tokens == 0 and not body.echo:
-            raise ApiError(400, "max_tokens: 0 leaves nothing to answer without echo")
+        self._check_count(body, len(body.prompts))
+        if body.max_tokens == 0 and (not body.echo or body.stream):
+            raise ApiError(400, "max_tokens: 0 leaves nothing to answer without echo, and nothing to stream")
+        prompts = await self._apart(self._text_ids, body.prompts)
         scored = bool(body.echo) and body.logprobs is not None
         requests = []
         for number, prompt in enumerate(prompts):
@@ -183,8 +186,9 @@ class Server:
 
     async def _chat(self, http: HttpRequest) -> Response:
         body = await self._body(http, wire.ChatBody)
+        self._check_count(body, 1)
         messages = tuple(message.turn(self.renderer) for message in body.messages)
-        length = len(self._rendered(messages))
+        length = len(await self._apart(self._rendered, messages))
         budget = body.max_completion_tokens or body.max_tokens or max(self.engine.max_length - length, 1)
         self._check_length(length, budget)
         settings = {"messages": messages, "max_new_tokens": budget, "logprobs": bool(body.logprobs)}
@@ -270,6 +274,19 @@ class Server:
             yield line([], usage=wire.usage(prompt_count, count))
         yield "data: [DONE]\n\n"
 
+    async def _apart(self, work, *given):
+        """Runs what may take long for a long prompt, without holding up who else is served."""
+        async with self._reading:
+            return await asyncio.to_thread(work, *given)
+
+    def _check_count(self, body, prompts: int) -> None:
+        """Before anything is made of a body: what it may ask for, and in which company."""
+        wanted = prompts * (body.n or 1)
+        if wanted > self.bridge.most:
+            raise ApiError(400, f"{wanted} answers at once: this server takes {self.bridge.most} in all; ask for fewer")
+        if body.stream and body.logprobs not in (None, False):
+            raise ApiError(400, "logprobs: not told while streaming; leave out stream")
+
     def _requests(self, body, settings: dict, number: int = 0) -> list[Request]:
         seed = secrets.randbits(32) if body.seed is None else body.seed
         copies, settings = body.n or 1, body.decoding() | settings
@@ -283,12 +300,14 @@ class Server:
 
     def _rendered(self, messages) -> list[int]:
         try:
-            return list(prompt_tokens(self.renderer, Request(id="", messages=tuple(messages), max_new_tokens=1)))
+            return list(prompt_tokens(self._reader, Request(id="", messages=tuple(messages), max_new_tokens=1)))
         except UserError as error:
             raise ApiError(400, f"messages: {error}") from None
 
-    def _text_ids(self, text: str, special: bool = True) -> list[int]:
-        return self.renderer.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    def _text_ids(self, prompts: Sequence[str | list[int]], special: bool = True) -> list[list[int]]:
+        """The tokens of prompts, of which some may be tokens already."""
+        encode = functools.partial(self._reader.tokenizer, add_special_tokens=special, verbose=False)
+        return [encode(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in prompts]
 
     def _check_ids(self, tokens: Sequence[int]) -> None:
         if any(token >= self.engine.config.vocab_size for token in tokens):

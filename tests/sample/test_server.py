@@ -4,7 +4,6 @@ import json
 import random
 import threading
 import time
-import types
 
 import jax
 import pytest
@@ -19,7 +18,6 @@ httpx = pytest.importorskip("httpx2")
 import serving  # noqa: E402
 
 from rational_jax.sample import wire  # noqa: E402
-from rational_jax.sample.pieces import Pieces  # noqa: E402
 
 LONGEST = serving.LONGEST
 
@@ -170,10 +168,25 @@ def test_a_key_is_asked_for_and_health_is_not_secret(micro):
         assert (card["id"], card["max_model_len"]) == ("micro", LONGEST)
 
 
+def test_what_never_fits_is_refused_before_anything_is_made_of_it(running):
+    """Three slots and forty places to wait: more is no matter of trying again later."""
+    found = post(running[0], "/v1/completions", {"model": "micro", "prompt": [[1]] * 3000, "n": 2})
+    assert (found.status_code, "takes 43 in all" in found.text) == (400, True)
+    for path, body in (
+        ("/v1/chat/completions", chat(stream=True, logprobs=True)),
+        ("/v1/completions", {"prompt": "a", "stream": True, "logprobs": 1}),
+        ("/v1/completions", {"prompt": "a", "stream": True, "echo": True, "max_tokens": 0}),
+    ):
+        assert post(running[0], path, body).status_code == 400
+
+
 def test_a_queue_that_is_full_says_so(micro):
     with serving.served(*micro, most_waiting=1) as (address, _):
-        found = post(address, "/v1/chat/completions", chat(n=5, max_tokens=2, temperature=1))
-        assert found.status_code == 429 and found.json()["error"]["code"] == "queue_full"
+        with httpx.stream("POST", f"{address}/v1/chat/completions", json=chat(n=2, stream=True), timeout=120) as first:
+            next(first.iter_lines())
+            found = post(address, "/v1/chat/completions", chat(n=3, max_tokens=2, temperature=1))
+            assert found.status_code == 429 and found.json()["error"]["code"] == "queue_full"
+        assert all_free(address)
         assert len(post(address, "/v1/chat/completions", chat(n=4, max_tokens=2, temperature=1)).json()["choices"]) == 4
 
 
@@ -236,18 +249,6 @@ def test_a_client_that_hangs_up_frees_its_slot(running):
         next(lines.iter_lines())
     assert all_free(address, 5)
     assert server.engine.counters.tokens - before < 80
-
-
-def test_pieces_of_a_stream_hold_back_what_may_be_a_stop_string():
-    class Plain:
-        reasoning = THINK
-
-        def decode(self, tokens):
-            return "".join(map(chr, tokens))
-
-    writer = Pieces(Plain(), ("END",))
-    said = [writer.more(types.SimpleNamespace(token_ids=[ord(c) for c in "abcEN"[:n]])) for n in range(1, 6)]
-    assert [piece for pieces in said for piece in pieces] == [("content", letter) for letter in "abc"]
 
 
 def test_turns_keep_their_reasoning_apart(micro):
