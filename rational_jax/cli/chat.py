@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -48,6 +47,9 @@ class Chat:
             except (EOFError, KeyboardInterrupt):
                 self._print("\n")
                 return
+            except UnicodeDecodeError:
+                self._print("error: this line is not UTF-8 text\n", "red")
+                continue
             if line in ("/quit", "/exit"):
                 return
             try:
@@ -102,7 +104,8 @@ class Chat:
                 if not self.folded:
                     self._print(piece, "dim italic")
                 elif self._console.is_terminal:
-                    self._print(f"\rreasoning: {count} words", "dim")
+                    self._console.file.write("\r")
+                    self._print(f"reasoning: {count} words", "dim")
             else:
                 if before == "reasoning":
                     self._print("\n\n")
@@ -113,9 +116,7 @@ class Chat:
             self._print("(cut off: /set max_new_tokens=... allows more)\n", "dim")
 
     def _print(self, text: str, style: str | None = None) -> None:
-        lead = "\r" if text.startswith("\r") else ""
-        self._console.file.write(lead)
-        self._console.print(plain(text.removeprefix(lead)), style=style, end="", markup=False, soft_wrap=True)
+        self._console.print(plain(text), style=style, end="", markup=False, soft_wrap=True)
         self._console.file.flush()
 
 
@@ -132,7 +133,7 @@ def _settings(talk: Conversation, text: str) -> Iterator[tuple[str, float | int 
     """NAME=VALUE pairs, checked."""
     kinds = {field.name: int for field in dataclasses.fields(talk.decoding)}
     kinds |= {name: float for name in ("temperature", "top_p", "min_p")}
-    for word in shlex.split(text) or [""]:
+    for word in text.split() or [""]:
         name, equals, value = word.partition("=")
         if not equals or name not in kinds:
             raise UserError(f"/set takes NAME=VALUE with one of {', '.join(kinds)}; now {_shown(talk)}")

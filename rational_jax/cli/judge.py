@@ -92,7 +92,7 @@ def _print(found: dict, as_json: bool, show) -> None:
 
     from rational_jax.text.terminal import plain
 
-    lines = json.dumps(found, indent=2, ensure_ascii=False).split("\n") if as_json else show(found)
+    lines = json.dumps(found, indent=2).split("\n") if as_json else show(found)
     for line in lines:
         sys.stdout.write((line if as_json else plain(line)) + "\n")
 

@@ -56,7 +56,7 @@ def serve(
             port=port,
             name=name,
             reasoning=reasoning,
-            api_key=os.environ.get(api_key_env),
+            api_key=os.environ.get(api_key_env) or None,
             most_waiting=most_waiting,
             most_bytes=most_bytes,
             progress=progress,

@@ -36,7 +36,7 @@ def serve(
         from rational_jax.sample.server import Server, ServerOptions
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'rational_jax[serve]'") from error
-    if api_key is None and not _is_loopback(host):
+    if not api_key and not _is_loopback(host):
         raise UserError(f"--host {host} can be reached by others: set an API key, or keep to 127.0.0.1")
     options = ServerOptions(
         name=name or model,

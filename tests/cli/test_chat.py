@@ -45,6 +45,12 @@ def chat():
     return make
 
 
+def test_a_carriage_return_of_the_models_does_not_write_over_what_stands(chat):
+    chat, _, written = chat("\rI can help!")
+    chat.enter("hello")
+    assert "\r" not in written()
+
+
 def test_what_the_model_writes_cannot_reach_the_terminals_controls(chat):
     chat, _, written = chat()
     chat.enter("hello")
