@@ -1,5 +1,6 @@
 """`rational sample` with a scripted backend: rows, resumption to the answer, refusals; and opening engines."""
 
+import dataclasses
 import json
 
 import jax
@@ -113,6 +114,18 @@ def test_rows_are_in_the_order_of_the_prompts_and_say_all_there_is(config):
     assert "–" in raw.decode("utf-8")
     manifest = read_stage(f"{config.run}/sample/base", verb="sample")
     assert manifest["figures"] == {"answers": 8, "tokens": 68, "status": {"ok": 7, "truncated_reasoning": 1}}
+
+
+def test_half_of_a_pair_of_surrogates_is_kept_as_it_came(config):
+    """Endpoints cut emoji in two."""
+
+    class Cutting(Scripted):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield dataclasses.replace(completion, text="So \ud83d")
+
+    sample(config, Cutting())
+    assert {row["answer"] for row in answers(config)[0]} == {"So \ud83d"}
 
 
 @pytest.mark.parametrize("lives", [0, 1, 5, 7])

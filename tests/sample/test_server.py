@@ -9,6 +9,8 @@ import jax
 import pytest
 
 from rational_jax import models
+from rational_jax.config import RunConfig
+from rational_jax.errors import UserError
 from rational_jax.text.reasoning import THINK
 
 pytest.importorskip("uvicorn")
@@ -18,6 +20,7 @@ httpx = pytest.importorskip("httpx2")
 import serving  # noqa: E402
 
 from rational_jax.sample import wire  # noqa: E402
+from rational_jax.sample.serve import serve  # noqa: E402
 
 LONGEST = serving.LONGEST
 
@@ -180,13 +183,20 @@ def test_what_never_fits_is_refused_before_anything_is_made_of_it(running):
         assert post(running[0], path, body).status_code == 400
 
 
+@pytest.mark.parametrize("key", [None, ""])
+def test_no_key_lets_nobody_in_from_outside(key):
+    with pytest.raises(UserError, match="set an API key"):
+        serve(RunConfig(), "base", host="0.0.0.0", api_key=key)
+
+
 def test_a_queue_that_is_full_says_so(micro):
-    with serving.served(*micro, most_waiting=1) as (address, _):
-        with httpx.stream("POST", f"{address}/v1/chat/completions", json=chat(n=2, stream=True), timeout=120) as first:
-            next(first.iter_lines())
-            found = post(address, "/v1/chat/completions", chat(n=3, max_tokens=2, temperature=1))
-            assert found.status_code == 429 and found.json()["error"]["code"] == "queue_full"
-        assert all_free(address)
+    with serving.served(*micro, most_waiting=1) as (address, server):
+        others = dict.fromkeys("ab")  # two that wait for answers, as long as it takes
+        server.bridge._listeners |= others
+        found = post(address, "/v1/chat/completions", chat(n=3, max_tokens=2, temperature=1))
+        assert found.status_code == 429 and found.json()["error"]["code"] == "queue_full"
+        for name in others:
+            del server.bridge._listeners[name]
         assert len(post(address, "/v1/chat/completions", chat(n=4, max_tokens=2, temperature=1)).json()["choices"]) == 4
 
 
