@@ -136,10 +136,36 @@ again() {
     "$@" || code=$?
     # ssh ends with 255 and gcloud with 1 where they do not reach a machine; all else ran there and would fail again.
     if [ "$code" -ne 255 ] && [ "$code" -ne 1 ]; then return "$code"; fi
-    say "no connection (try $try of 5)"
+    say "that did not get through (try $try of 5)"
     if [ "$try" -lt 5 ]; then sleep "$POLL"; fi
   done
   return "$code"
+}
+
+# look GROUP NAME FIELD: what it is now, or MISSING; fails where gcloud cannot say, which may be gone the next time.
+look() {
+  local found errors said
+  errors=$(mktemp)
+  # Apart, because gcloud also warns there when it has an answer.
+  if found=$(tpus "$1" describe "$2" "--format=value($3)" 2>"$errors"); then
+    rm -f "$errors"
+    echo "$found"
+    return
+  fi
+  said=$(<"$errors")
+  rm -f "$errors"
+  case $said in
+  *NOT_FOUND*) echo MISSING ;;
+  *)
+    say "gcloud says: ${said##*ERROR: }"
+    return 1
+    ;;
+  esac
+}
+
+# looked WORDS ...: look, several times if need be; ends the program rather than guess.
+looked() {
+  again look "$@" || die "the state of $2 is unknown, so nothing was changed; mend what gcloud says, or try again later"
 }
 
 # WAITING (in line or being made), READY, GONE (preempted or failed; has to be deleted) or MISSING.
@@ -150,21 +176,16 @@ state() {
     echo "${TPU_DRY_STATE:-MISSING}"
     return
   fi
-  if ! found=$(tpus queued-resources describe "$NAME" "--format=value(state.state)" 2>&1); then
-    case $found in
-    *NOT_FOUND* | *"not found"*) echo MISSING ;;
-    *) die "gcloud says: ${found##*ERROR: }" ;;
-    esac
-    return
-  fi
+  found=$(looked queued-resources "$NAME" state.state) || exit
   case $found in
+  MISSING) echo MISSING ;;
   ACTIVE)
     # The request stays active for a while after its machines were taken.
     for node in $(nodes); do
-      found=$(tpus tpu-vm describe "$node" "--format=value(state)" 2>&1) || found=GONE
+      found=$(looked tpu-vm "$node" state) || exit
       case $found in
       READY) ;;
-      PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | GONE)
+      PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | MISSING)
         echo GONE
         return
         ;;

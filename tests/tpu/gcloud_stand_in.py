@@ -2,7 +2,8 @@
 
 $GCLOUD_STAND_IN is a folder with `plan.json`: rules such as {"call": "create", "answers": [[1, "no capacity"]]}. A call
 takes the next answer of the first rule whose words are in it, the last one again and again; without a rule it succeeds
-silently. Text goes to stdout, where the code is 0, else to stderr. All calls are written down in `calls.jsonl`.
+silently. Text goes to stdout, where the code is 0, else to stderr; a warning always goes there, as gcloud has its own
+now and then. All calls are written down in `calls.jsonl`.
 """
 
 import json
@@ -14,6 +15,7 @@ folder = Path(os.environ["GCLOUD_STAND_IN"])
 words = sys.argv[1:]
 with (folder / "calls.jsonl").open("a") as file:
     file.write(json.dumps(words) + "\n")
+print("WARNING: a newer version is there", file=sys.stderr)
 for number, rule in enumerate(json.loads((folder / "plan.json").read_text())):
     if rule["call"] in " ".join(words):
         counter = folder / f"answered{number}"

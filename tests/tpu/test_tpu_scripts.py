@@ -22,6 +22,7 @@ TRAIN = ("train", "configs/ci.yaml", "run=/mnt/rational/a b")
 STATE = ["compute", "tpus", "queued-resources", "describe", "job", "--format=value(state.state)", *WHERE]
 NODE = ["compute", "tpus", "tpu-vm", "describe", "job", "--format=value(state)", *WHERE]
 MISSING = [1, "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: no such resource"]
+FLAKE = [1, "ERROR: (gcloud) 503: the service is unavailable"]
 DROPPED = [255, "ERROR: [/usr/bin/ssh] exited with return code [255]."]
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
@@ -295,6 +296,38 @@ def test_resuming_gives_up(cloud):
     found = cloud({"describe": [MISSING], "create": [[1, "ERROR: no more capacity"]]}, "TRIES=3\n")
     assert "gave up after 3 tries" in found.run("resume", *TRAIN, code=75)
     assert found.verbs() == ["create"] * 3
+
+
+@pytest.mark.parametrize(("request_fails", "machine_fails"), [([FLAKE], []), ([], [FLAKE])], ids=["request", "machine"])
+def test_a_failed_look_takes_no_machine_away_and_ends_nothing(cloud, request_fails, machine_fails):
+    found = cloud(
+        {
+            "describe job --format=value(state.state)": [*request_fails, [0, "ACTIVE"], *request_fails, [0, "ACTIVE"]],
+            "describe": [*machine_fails, [0, "READY"]],
+            "worker.sh follow": [DROPPED, [0, ""]],
+        }
+    )
+    said = found.run("resume", *TRAIN)
+    assert found.verbs() == ["scp", "prepare", "start", "follow", "follow"]
+    assert said.count("503: the service is unavailable") == 2 * len(request_fails) + len(machine_fails)
+
+
+@pytest.mark.parametrize("verb", ["create", "follow", "resume", "delete"])
+def test_a_state_that_stays_unknown_changes_nothing(cloud, verb):
+    found = cloud({"state.state": [[0, "ACTIVE"]], "describe": [FLAKE], "ssh": [DROPPED]})
+    said = found.run(verb, *(TRAIN if verb == "resume" else ()), code=2)
+    assert "the state of job is unknown, so nothing was changed" in said and said.count("503") >= 5
+    assert found.verbs() == (["follow"] if verb == "follow" else [])
+
+
+def test_credentials_that_were_not_found_are_no_missing_machine(cloud):
+    found = cloud({"describe": [[1, "ERROR: Your default credentials were not found."]]})
+    assert "unknown" in found.run("delete", code=2) and found.verbs() == []
+
+
+def test_a_machine_that_is_not_there_is_gone(cloud):
+    found = cloud({"state.state": [[0, "ACTIVE"]], "describe": [[1, "ERROR: NOT_FOUND: no such node"]]})
+    assert "preempted or failed" in found.run("create", code=2)
 
 
 def test_deleting(cloud):
