@@ -1,7 +1,8 @@
 """Files that are whole or absent: atomic writes, logs that survive a kill, and digests of what was written.
 
-All of it but `upload` is plain local files with one writer a file. Temporary files have fixed names beside their target
-(`.<name>.tmp`, `<name>.partial`), so that what a killed process left is replaced by the next, and never piles up.
+All of it is plain local files with one writer a file; `stores` has those that lie elsewhere. Temporary files have fixed
+names beside their target (`.<name>.tmp`, `<name>.partial`), so that what a killed process left is replaced by the next,
+and never piles up.
 """
 
 import fnmatch
@@ -10,15 +11,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rational_jax.errors import UserError
-
-COMMITTED = "COMMITTED.json"
-"""The object that makes an upload count."""
 
 _SYNC_SECONDS = 1.0
 _REMEMBERED_BYTES = 64 * 1024**2
@@ -280,47 +278,6 @@ class KeptFiles:
             return json.loads(self._record_file.read_bytes())
         except (FileNotFoundError, ValueError):
             return {}
-
-
-def upload(directory: str | Path, address: str, digests: Mapping[str, str]) -> None:
-    """Copies the files of a finished folder to an object store, where nothing can be renamed and nothing appended to.
-
-    `address` is one of fsspec ("gs://bucket/folder"). Each file is one object; `COMMITTED.json`, written last, lists
-    them with their SHA-256, and without it what is there counts for nothing. `UPLOADED.json` does so until then, so
-    that a copy which was stopped goes on with the files that are missing. Raises UserError where the store's package is
-    not installed.
-    """
-    import fsspec
-
-    try:
-        store, root = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{address}: {error}") from error
-    marker, record = f"{root}/{COMMITTED}", f"{root}/UPLOADED.json"
-    done: dict[str, str] = {}
-    for file in (marker, record):
-        if store.exists(file):
-            done = json.loads(store.cat_file(file))
-            break
-    if done == digests and store.exists(marker):
-        return
-    # First of all, or a mixture of two uploads would count as complete.
-    if store.exists(marker):
-        store.rm_file(marker)
-    for name, digest in digests.items():
-        if done.get(name) != digest or not store.exists(f"{root}/{name}"):
-            # The record loses a file before it is overwritten, or it would name what a stop in between has replaced.
-            if done.pop(name, None):
-                store.pipe_file(record, json_bytes(done, indent=2))
-            store.put_file(str(Path(directory) / name), f"{root}/{name}")
-            done[name] = digest
-            store.pipe_file(record, json_bytes(done, indent=2))
-    for name in done.keys() - digests.keys():
-        if store.exists(f"{root}/{name}"):
-            store.rm_file(f"{root}/{name}")
-    store.pipe_file(marker, json_bytes(dict(digests), indent=2))
-    if store.exists(record):
-        store.rm_file(record)
 
 
 def remembered_sha256(path: str | Path) -> str:

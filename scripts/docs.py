@@ -20,7 +20,7 @@ import pdoc
 import rational_jax
 from rational_jax.config import Section
 
-_ONE_FILE = tuple(f"rational_jax.{name}" for name in ("errors", "manifest", "progress", "storage"))
+_ONE_FILE = tuple(f"rational_jax.{name}" for name in ("errors", "manifest", "progress", "storage", "stores"))
 _ROOM_OF_FILES = "rational_jax.workflow"  # each of its files is a way in
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from rational_jax import storage
 from rational_jax.errors import UserError
-from rational_jax.storage import COMMITTED, KeptFiles, remembered_sha256, sha256_file, upload
+from rational_jax.storage import KeptFiles, remembered_sha256, sha256_file
+from rational_jax.stores import COMMITTED, upload
 
 
 def written(folder: KeptFiles, name: str, text: str) -> None:

@@ -35,10 +35,11 @@ def publish(
       rational publish runs/demo me/micro --arm rational --dry-run
     """
     with session((), False) as (_, progress):
+        from rational_jax.stores import is_remote
         from rational_jax.workflow import mirror, publish
 
         folder = Path(run)
-        if mirror.is_remote(run):
+        if is_remote(run):
             copy = mirror.Mirror(run)
             copy.pull()
             folder = copy.local

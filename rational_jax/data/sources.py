@@ -20,6 +20,7 @@ from rational_jax.data.splits import grouped_split
 from rational_jax.data.tables import HUB, mapped, read_table
 from rational_jax.data.tables import TFDS as TFDS_PREFIX
 from rational_jax.errors import UserError
+from rational_jax.stores import local_copy
 
 _FIELDS = ("id", "label", "source", "category", "style", "base_id")
 _RATIONALE_KINDS = (".csv", ".jsonl", ".parquet")
@@ -137,7 +138,7 @@ def _of_source(source: PromptSource) -> Iterator[tuple[Prompt, str]]:
     name = ALIASES.get(name, name)
     if name in BENCHMARKS:
         _refuse(source, ("config", "split", "columns", "labels"), "a published set")
-        yield from _published(name, BENCHMARKS[name], source, Path(path) if at else None)
+        yield from _published(name, BENCHMARKS[name], source, local_copy(path) if at else None)
         return
     if source.source.startswith((HUB, TFDS_PREFIX)):
         for row, where, default_id in read_table(source):
@@ -183,7 +184,7 @@ def prompt_file(source: str | Path) -> Path:
 
     Other sources are no single file: what was read of any source is known by `digest_prompts`.
     """
-    path = Path(source)
+    path = local_copy(source)
     packaged = _packaged()
     if str(source) in packaged:
         return packaged[str(source)]
@@ -219,7 +220,7 @@ def read_rationales(source: str | Path) -> list[Rationale]:
 
     Raises UserError naming file and line where a row is malformed, and where there is no rationale at all.
     """
-    path = Path(source)
+    path = local_copy(source)
     if (path / TFDS).is_dir():
         return read_tfds(path)
     if (path / CHECKSUMS).is_file():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rational_jax.errors import UserError
 from rational_jax.storage import remembered_sha256
+from rational_jax.stores import is_remote, local_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,18 +34,23 @@ TOKENIZER_FILES = (
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 _DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
+_READ = (*_DOWNLOADED, *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The local directory of a model: "micro" (in this package), a directory, or a Hub id, which is downloaded.
+    """The local directory of a model: "micro" (in this package), a directory, or what is downloaded: a Hub id, gs://...
 
-    Only safetensors, configuration, tokenizer and licence files are fetched from the Hub, never a pickle. `revision`
+    Only safetensors, configuration, tokenizer and licence files are fetched, never a pickle. `revision`
     is a branch, tag or commit of a Hub repository. Without `weights` only its config.json is fetched, which
     `load_config` needs. Raises UserError where there is no such model or no network.
     """
+    if is_remote(name):
+        if revision is not None:
+            raise UserError(f"model {name!r} is an address, which has no revision: remove revision={revision!r}")
+        return local_copy(f"{name.rstrip('/')}/", _READ if weights else ["config.json"])
     directory = _MICRO_DIRECTORY if name == MICRO else Path(name)
     if directory.is_dir():
         if revision is not None:
@@ -61,7 +67,7 @@ def _download(name: str, revision: str | None, weights: bool) -> Path:
     # Imported here because it costs half a second that no local model needs.
     from huggingface_hub import errors, snapshot_download
 
-    wanted = [*_DOWNLOADED, *TOKENIZER_FILES, *PROCESSOR_FILES, *LICENCE_FILES] if weights else ["config.json"]
+    wanted = list(_READ) if weights else ["config.json"]
     at = f" at revision {revision!r}" if revision else ""
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))

@@ -19,7 +19,8 @@ from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import KeptFiles, atomic_write_json, atomic_write_text, sha256_json, upload
+from rational_jax.storage import KeptFiles, atomic_write_json, atomic_write_text, sha256_json
+from rational_jax.stores import upload
 from rational_jax.text.chat import Message, Renderer
 from rational_jax.workflow.model_card import model_card
 

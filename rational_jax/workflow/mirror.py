@@ -24,6 +24,7 @@ from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import atomic_write_json, sha256_file
+from rational_jax.stores import cache_folder, is_remote, open_store
 
 INDEX, CONTENTS = "INDEX.json", "contents"
 EVERY_SECONDS = 60.0
@@ -35,11 +36,6 @@ _UNFINISHED = (".partial", ".old", ".tmp")
 _ORBAX_UNFINISHED = "orbax-checkpoint-tmp"
 _TRIES = 3
 _BLOCK = 4 * 2**20
-
-
-def is_remote(address: str) -> bool:
-    """Whether this is an address of an object store and no path."""
-    return "://" in address
 
 
 @contextmanager
@@ -86,16 +82,9 @@ class Mirror:
     """One run at an address of fsspec, and its local copy under `$RATIONAL_CACHE` (default `~/.cache/rational_jax`)."""
 
     def __init__(self, address: str):
-        import fsspec
-
-        try:
-            folders = {"auto_mkdir": True} if address.startswith(("file://", "local://")) else {}
-            self._store, root = fsspec.core.url_to_fs(address.rstrip("/"), **folders)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"{address}: {error}; for gs:// pip install gcsfs") from error
-        self.address, self._root = address, root.rstrip("/")
-        cache = Path(os.environ.get("RATIONAL_CACHE", Path.home() / ".cache" / "rational_jax"))
-        self.local = cache / "runs" / hashlib.sha256(address.encode()).hexdigest()[:16]
+        self._store, self._root = open_store(address)
+        self.address = address
+        self.local = cache_folder() / "runs" / hashlib.sha256(address.encode()).hexdigest()[:16]
         self.local.mkdir(parents=True, exist_ok=True)
         # The version that the local copy is of, its files there, and their size and time here when they were sent.
         self._state: dict[str, Any] = {"version": 0, "files": {}, "seen": {}}
