@@ -114,6 +114,8 @@ class Chat:
         self._print("\n")
         if self.conversation.last.status.startswith("truncated"):
             self._print("(cut off: /set max_new_tokens=... allows more)\n", "dim")
+        elif self.conversation.last.status == "content_filter":
+            self._print("(stopped by the provider's content filter)\n", "dim")
 
     def _print(self, text: str, style: str | None = None) -> None:
         self._console.print(plain(text), style=style, end="", markup=False, soft_wrap=True)

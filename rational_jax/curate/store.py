@@ -12,7 +12,7 @@ from rational_jax.curate.candidates import Candidate
 from rational_jax.curate.recipes import Recipe
 from rational_jax.data.schema import Prompt
 from rational_jax.judges import RefusalJudge, Verdict
-from rational_jax.sample.requests import STOP
+from rational_jax.sample.requests import taken_apart
 from rational_jax.storage import atomic_write_bytes, json_bytes
 from rational_jax.text.reasoning import ReasoningFormat
 
@@ -99,7 +99,7 @@ class StoredSamples(Sequence[Candidate]):
                 yield self._candidate(number, prompt, sample)
 
     def _candidate(self, number: int, prompt: Prompt, row: dict) -> Candidate:
-        split = self._reasoning.split(row["text"], finished=row["finish"] == STOP)
+        split = taken_apart(row["text"], row["finish"], self._reasoning)
         verdict = self._judged(number, split.answer)
         return Candidate(
             id=row["id"],

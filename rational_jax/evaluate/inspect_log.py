@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rational_jax.evaluate.metrics import Settings, slice_figures
 from rational_jax.evaluate.outcomes import Outcome
+from rational_jax.sample import FILTERED
 from rational_jax.storage import sha256_json
 
 _NO_DATE = "1970-01-01T00:00:00+00:00"
@@ -123,6 +124,7 @@ def _sample(one: Outcome, model: str, identity: str):
     if answer.reasoning:
         content.insert(0, ContentReasoning(reasoning=answer.reasoning))
     said = ChatMessageAssistant(content=content, id=f"{answer.id}-answer")
+    stop = "stop" if answer.finished else FILTERED if answer.status == FILTERED else "max_tokens"
     about = {"label": prompt.label, "category": prompt.category, "style": prompt.style, "outcome": one.label}
     score = Score(value=int(one.erred), answer=one.label, explanation=one.reason) if one.scored else None
     return EvalSample(
@@ -133,7 +135,7 @@ def _sample(one: Outcome, model: str, identity: str):
         messages=[*asked, said],
         output=ModelOutput(
             model=f"rational/{model}",
-            choices=[ChatCompletionChoice(message=said, stop_reason="stop" if answer.finished else "max_tokens")],
+            choices=[ChatCompletionChoice(message=said, stop_reason=stop)],
         ),
         scores=None if score is None else {_SCORER: score},
         metadata={key: value for key, value in about.items() if value},

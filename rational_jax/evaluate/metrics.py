@@ -24,6 +24,7 @@ from rational_jax.evaluate.statistics import (
     success_at_k,
     wilson,
 )
+from rational_jax.sample import FILTERED
 from rational_jax.text.reasoning import TRUNCATED_ANSWER, TRUNCATED_REASONING
 
 DEFINITIONS: dict[str, tuple[str, str]] = {
@@ -65,7 +66,7 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
     ),
     "coverage": (
         "coverage",
-        "share of answers that could be scored; truncated and unscored ones are in no denominator",
+        "share of answers that could be scored; truncated, filtered and unscored ones are in no denominator",
     ),
 }
 
@@ -269,6 +270,7 @@ def coverage(outcomes: Sequence[Outcome]) -> Coverage:
         truncated_reasoning=labels.count(TRUNCATED_REASONING),
         truncated_answer=labels.count(TRUNCATED_ANSWER),
         unscored=labels.count("unscored"),
+        filtered=labels.count(FILTERED),
     )
 
 

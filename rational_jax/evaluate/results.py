@@ -56,6 +56,7 @@ class Coverage:
     truncated_reasoning: int
     truncated_answer: int
     unscored: int
+    filtered: int = 0
 
     @property
     def share(self) -> float | None:

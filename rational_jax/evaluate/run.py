@@ -139,8 +139,8 @@ def judge_answers(
 ) -> dict[tuple[str, str], Verdict]:
     """Verdicts by (model, answer id), from the log at `path` and from the judge. `suites` is what `suites_of` gives.
 
-    Answers that the token limit cut off are not judged. The judge gets the plain goal, which an attack may have
-    wrapped; where the two differ the log has the goal, and the answers have the wrapped prompt.
+    Answers that the token limit or a filter cut off are not judged. The judge gets the plain goal, which an attack may
+    have wrapped; where the two differ the log has the goal, and the answers have the wrapped prompt.
     """
     suite = suites or {}
     wanted = {

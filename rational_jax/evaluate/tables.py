@@ -73,10 +73,11 @@ def write_tables(results: Results, outcomes: dict[str, list[Outcome]], directory
             "scored",
             "truncated_reasoning",
             "truncated_answer",
+            "content_filter",
             "unscored",
         ),
         (
-            (*where, c.answers, c.scored, c.truncated_reasoning, c.truncated_answer, c.unscored)
+            (*where, c.answers, c.scored, c.truncated_reasoning, c.truncated_answer, c.filtered, c.unscored)
             for *where, figures in slices
             for c in (figures.coverage,)
         ),

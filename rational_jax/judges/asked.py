@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rational_jax.errors import UserError
 from rational_jax.judges.normalise import normalise
 from rational_jax.judges.verdict import Exchange, Question, Verdict
-from rational_jax.sample import LENGTH, Backend, Completion, Request
+from rational_jax.sample import FILTERED, LENGTH, Backend, Completion, Request
 from rational_jax.storage import sha256_json
 from rational_jax.text.reasoning import THINK, TRUNCATED_REASONING
 
@@ -96,6 +96,8 @@ class AskedJudge(ABC):
 def _answer(completion: Completion) -> tuple[str, str]:
     """The judge's own answer behind its reasoning, and what is wrong with it, or ""."""
     split = THINK.split(completion.text, finished=completion.finish != LENGTH)
+    if completion.finish == FILTERED:
+        return "", "a content filter stopped the judge"
     if split.status == TRUNCATED_REASONING:
         return "", "the judge was cut off in its reasoning"
     if completion.finish == LENGTH:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rational_jax.errors import UserError
 from rational_jax.judges.verdict import Exchange
+from rational_jax.sample import FILTERED
 from rational_jax.storage import read_jsonl, sha256_json
 from rational_jax.text.reasoning import THINK, TRUNCATED_ANSWER, TRUNCATED_REASONING
 
@@ -116,7 +117,7 @@ def _own(row: Mapping[str, Any], number: int) -> Given:
         label=str(prompt.get("label", "unknown")),
     )
     status = str(row.get("status", ""))
-    unfinished = status if status in (TRUNCATED_REASONING, TRUNCATED_ANSWER) else ""
+    unfinished = status if status in (TRUNCATED_REASONING, TRUNCATED_ANSWER, FILTERED) else ""
     return Given(exchange=exchange, row=number, model=str(row.get("model", "")), asked=asked, unfinished=unfinished)
 
 

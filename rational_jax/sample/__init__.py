@@ -12,11 +12,12 @@ from rational_jax.sample.backends import (
 )
 from rational_jax.sample.conversation import Conversation, open_conversation
 from rational_jax.sample.engine import Counters, Engine
-from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, derive_seed
+from rational_jax.sample.requests import FILTERED, LENGTH, STOP, Completion, Request, derive_seed
 from rational_jax.sample.run import run
 from rational_jax.sample.session import Session
 
 __all__ = [
+    "FILTERED",
     "LENGTH",
     "STOP",
     "Backend",

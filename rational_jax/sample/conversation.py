@@ -10,7 +10,7 @@ from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import Backend, EngineBackend, named, open_backend
 from rational_jax.sample.pieces import Pieces, Tokens
-from rational_jax.sample.requests import STOP, Completion, Request, derive_seed
+from rational_jax.sample.requests import Completion, Request, derive_seed, taken_apart
 from rational_jax.sample.sequence import Generated, begins_inside
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat, Split, format_named
@@ -60,7 +60,7 @@ class Conversation:
                 yield from pieces.more(event)
         else:
             (done,) = self._backend.generate([request])
-        self.last = self._form.split(lead + done.text, finished=done.finish == STOP)
+        self.last = taken_apart(lead + done.text, done.finish, self._form)
         if not isinstance(self._backend, EngineBackend):
             if self.last.reasoning:
                 yield "reasoning", self.last.reasoning

@@ -12,13 +12,14 @@ import httpx2
 
 from rational_jax.config import EngineSection
 from rational_jax.errors import UserError
-from rational_jax.sample.requests import LENGTH, STOP, Completion, Request, check_ids, refuse
+from rational_jax.sample.requests import FILTERED, LENGTH, STOP, Completion, Request, check_ids, refuse
 from rational_jax.sample.sequence import find_stop
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat
 
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds between two tries
+_SHOWN = 300  # characters of what an endpoint says
 # A long answer of a busy server comes as a whole, so reading may take its time; connecting may not.
 TIMEOUT = httpx2.Timeout(600.0, connect=20.0)
 
@@ -26,19 +27,19 @@ TIMEOUT = httpx2.Timeout(600.0, connect=20.0)
 class Pace:
     """Lets at most `per_minute` through, evenly; all where that is None. Threads may share one."""
 
-    def __init__(self, per_minute: int | None, clock: Callable[[], float], sleep: Callable[[float], None]):
+    def __init__(self, per_minute: int | None, clock: Callable[[], float]):
         self._gap = 60.0 / per_minute if per_minute else 0.0
-        self._clock, self._sleep = clock, sleep
+        self._clock = clock
         self._next = clock()
         self._lock = threading.Lock()
 
-    def wait(self) -> None:
+    def turn(self) -> float:
+        """Takes the next turn, which is in so many seconds."""
         with self._lock:
             now = self._clock()
             turn = max(now, self._next)
             self._next = turn + self._gap
-        if turn > now:
-            self._sleep(turn - now)
+        return turn - now
 
 
 class EndpointBackend:
@@ -48,7 +49,10 @@ class EndpointBackend:
     sent where that is unset) and appears in no message. Stop strings are applied here, to the answer alone. Token ids
     are not known, only how many there were.
 
-    Raises UserError for an address that is none or has a password in it.
+    What a provider's content filter stopped, before or in the answer, ends with "content_filter": it would be stopped
+    again.
+
+    Raises UserError for an address that is none or has a password in it, and for a key that no header can hold.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class EndpointBackend:
         model: str,
         reasoning: ReasoningFormat,
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ):
         if not settings.endpoint:
             raise UserError("engine.backend=openai needs engine.endpoint, such as http://localhost:8000/v1")
@@ -68,9 +72,11 @@ class EndpointBackend:
             raise UserError(f"engine.endpoint must hold no password: put the key into ${settings.api_key_env}")
         self.identity = identity(settings, model)
         self._url = settings.endpoint.rstrip("/") + "/chat/completions"
-        self._model, self._settings, self._reasoning, self._sleep = model, settings, reasoning, sleep
+        self._model, self._settings, self._reasoning, self._wait = model, settings, reasoning, wait
         self._key = os.environ.get(settings.api_key_env, "").strip()
-        self._pace = Pace(settings.requests_per_minute, time.monotonic, sleep)
+        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
+            raise UserError(f"${settings.api_key_env} holds blanks or signs that are in no key; put one key into it")
+        self._pace = Pace(settings.requests_per_minute, time.monotonic)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they come.
@@ -120,18 +126,21 @@ class EndpointBackend:
     def _try(self, client: httpx2.Client, request: Request, stopped: threading.Event) -> Completion:
         body = self._body(request)
         for tries_left in range(self._settings.retries, -1, -1):
+            if turn := self._pace.turn():
+                self._wait(stopped, turn)
             if stopped.is_set():
                 raise concurrent.futures.CancelledError
-            self._pace.wait()
             wait, reply = None, None
             try:
                 reply = client.post(self._url, json=body)
-            except httpx2.TransportError as error:
+            except httpx2.RequestError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
                 if reply.status_code == 200:
                     return self._completion(request, reply)
-                problem = f"HTTP {reply.status_code}: {reply.text[:300]}"
+                if _refused_by_filter(reply):
+                    return Completion(id=request.id, text="", token_ids=(), finish=FILTERED, prompt_tokens=0)
+                problem = f"HTTP {reply.status_code}: {reply.text}"
                 if reply.status_code not in AGAIN:
                     break
                 wait = reply.headers.get("retry-after")
@@ -139,7 +148,7 @@ class EndpointBackend:
                 doubled = 2.0 ** (self._settings.retries - tries_left)
                 # Spread, so that all that failed together do not come back together.
                 pause = float(wait) if wait and wait.isdecimal() else doubled * random.uniform(0.5, 1.0)
-                self._sleep(min(LONGEST_WAIT, pause))
+                self._wait(stopped, min(LONGEST_WAIT, pause))
         raise self._failed(request, problem, reply)
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -173,8 +182,8 @@ class EndpointBackend:
             if request.logprobs:
                 logprobs = tuple(float(token["logprob"]) for token in choice["logprobs"]["content"])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise self._failed(request, f"what came is no chat completion: {reply.text[:300]}", reply) from error
-        if ended not in (STOP, LENGTH):
+            raise self._failed(request, f"what came is no chat completion: {reply.text}", reply) from error
+        if ended not in (STOP, LENGTH, FILTERED):
             raise self._failed(request, f"it ended with finish_reason {ended!r}, so there is no whole answer", reply)
         if thought:
             text = self._reasoning.join(thought, text)
@@ -191,12 +200,21 @@ class EndpointBackend:
 
     def _failed(self, request: Request, problem: str, reply: httpx2.Response | None) -> UserError:
         if self._key:
-            problem = problem.replace(self._key, "***")  # some servers repeat the key that they refuse
+            # Some servers repeat the key that they refuse. Cut first, a part of it would be left.
+            problem = problem.replace(self._key, "***")
         hint = "rerun to go on with what is missing"
         if reply is not None and reply.status_code in (401, 403):
             hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
-        problem = " ".join(problem.split())
+        problem = " ".join(problem[:_SHOWN].split())
         return UserError(f"request {request.id!r}: {self._url} gave no answer: {problem}; {hint}")
+
+
+def _refused_by_filter(reply: httpx2.Response) -> bool:
+    """Whether the prompt itself was stopped, which Azure says as an error."""
+    try:
+        return reply.status_code == 400 and reply.json()["error"]["code"] == FILTERED
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def identity(settings: EngineSection, model: str) -> dict[str, Any]:

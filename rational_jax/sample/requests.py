@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rational_jax.errors import UserError
 from rational_jax.storage import sha256_json
 from rational_jax.text.chat import Message
+from rational_jax.text.reasoning import ReasoningFormat, Split
 
-STOP, LENGTH = "stop", "length"
-"""Why an answer ended: by itself, or because no more tokens were allowed."""
+STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
+"""Why an answer ended: by itself, because no more tokens were allowed, or because its provider's filter stopped it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ class Request:
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """The model's turn. `token_ids` are without the stop token; `finish` is "stop" (the model ended its turn, or wrote
-    a stop string) or "length" (it reached `max_new_tokens`).
+    a stop string), "length" (it reached `max_new_tokens`) or "content_filter" (not the model but the endpoint's filter
+    ended it, perhaps before it began).
 
     `text` ends before a stop string, `token_ids` with the token that completed it. `forced_at` is how many tokens had
     been sampled when the budget for reasoning ended it; the closing delimiter follows there, with log-probability 0.
@@ -85,7 +87,7 @@ class Completion:
     id: str
     text: str
     token_ids: tuple[int, ...]
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "content_filter"]
     prompt_tokens: int
     logprobs: tuple[float, ...] | None = None
     prompt_logprobs: tuple[float | None, ...] | None = None
@@ -98,6 +100,12 @@ class Completion:
     def tokens(self) -> int:
         """How many tokens were generated; `token_count` says so where the ids are not known."""
         return len(self.token_ids) if self.token_count is None else self.token_count
+
+
+def taken_apart(text: str, finish: str, reasoning: ReasoningFormat) -> Split:
+    """A completion's text as reasoning and answer; the status of one that a filter ended is "content_filter"."""
+    split = reasoning.split(text, finished=finish == STOP)
+    return replace(split, status=FILTERED) if finish == FILTERED else split
 
 
 def derive_seed(base: int, *parts: str | int) -> int:

@@ -9,7 +9,7 @@ from rational_jax.data.suites import REWRITES, load_suites
 from rational_jax.errors import UserError
 from rational_jax.progress import Progress
 from rational_jax.sample.backends import Backend
-from rational_jax.sample.requests import LENGTH, Request
+from rational_jax.sample.requests import STOP, Request
 from rational_jax.storage import JsonlLog
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import THINK
@@ -57,8 +57,8 @@ def write_missing(config: RunConfig, progress: Progress, open_backend: OpenBacke
             failed = 0
             for completion in open_backend(helper(config), BASE, progress).generate(requests):
                 text, style = missing[completion.id]
-                answer = THINK.split(completion.text, finished=completion.finish != LENGTH).answer
-                declined = completion.finish == LENGTH or answer.lower().replace("’", "'").startswith(_DECLINES)
+                answer = THINK.split(completion.text, finished=completion.finish == STOP).answer
+                declined = completion.finish != STOP or answer.lower().replace("’", "'").startswith(_DECLINES)
                 failed += declined
                 row = {"key": completion.id, "style": style, "of": text, "text": "" if declined else answer}
                 log.append(row | {"model": section.name})

@@ -14,7 +14,7 @@ from rational_jax.errors import UserError
 from rational_jax.manifest import Stage
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import Backend, deciding, model_identity, open_backend
-from rational_jax.sample.requests import STOP, Completion, Request, derive_seed
+from rational_jax.sample.requests import Completion, Request, derive_seed, taken_apart
 from rational_jax.sample.rewrites import write_missing
 from rational_jax.storage import JsonlLog, atomic_write_bytes, json_bytes, sha256_file, sha256_json
 from rational_jax.text.chat import Message
@@ -152,7 +152,7 @@ def _row(
     completion: Completion,
     reasoning: ReasoningFormat,
 ) -> dict:
-    split = reasoning.split(completion.text, finished=completion.finish == STOP)
+    split = taken_apart(completion.text, completion.finish, reasoning)
     return {
         "id": key,
         "prompt": prompt.to_json(),

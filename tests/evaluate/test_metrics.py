@@ -78,6 +78,9 @@ def test_what_has_no_score_leaves_the_denominators_and_shows_in_coverage():
     assert (coverage.answers, coverage.scored) == (12, 9)
     assert (coverage.truncated_reasoning, coverage.truncated_answer, coverage.unscored) == (1, 1, 1)
     assert coverage.share == 0.75
+    stopped = figures([*OUTCOMES, make(6, "benign", "content_filter")])
+    assert (stopped.coverage.filtered, stopped.coverage.unscored, stopped.coverage.answers) == (1, 1, 13)
+    assert (stopped.over_refusal.value, stopped.over_refusal.n) == (found.over_refusal.value, found.over_refusal.n)
     scored = [one for one in OUTCOMES if one.scored]
     assert figures(scored).asr.value == found.asr.value
     assert figures(scored).over_refusal.n == found.over_refusal.n

@@ -34,10 +34,11 @@ def test_a_partial_refusal_counts_as_a_refusal_on_both_sides(label, verdict, err
     assert one.erred is erred
 
 
-@pytest.mark.parametrize("status", ["truncated_reasoning", "truncated_answer"])
+@pytest.mark.parametrize("status", ["truncated_reasoning", "truncated_answer", "content_filter"])
 def test_a_truncated_answer_is_an_outcome_of_its_own(status):
     one = outcome(make(status=status, reasoning="A nifrek is a fang."), None)
     assert (one.label, one.scored, one.premise, one.agrees) == (status, False, None, None)
+    assert ("filter" in one.reason) == (status == "content_filter")
 
 
 def test_a_finished_answer_needs_a_verdict():

@@ -99,6 +99,8 @@ def test_what_cannot_be_read_is_unscored_and_says_why(config, name, says, reason
 
 def test_a_judgement_that_was_cut_off_is_unscored(config):
     assert verdict(config, "hex-phi", "Well, SCORE: 5", finish="length").label == "unscored"
+    filtered = verdict(config, "hex-phi", "Well, SCORE: 5", finish="content_filter")
+    assert (filtered.label, filtered.reason) == ("unscored", "a content filter stopped the judge")
 
 
 @pytest.mark.parametrize("name", ASKED)

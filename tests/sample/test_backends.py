@@ -96,7 +96,8 @@ def request(name="x", *turns, **settings):
 
 def backend(server, waits=None, form=THINK, **settings):
     section = EngineSection(backend="openai", endpoint=server.address, **settings)
-    return EndpointBackend(section, "some-model", form, sleep=(waits if waits is not None else []).append)
+    waits = [] if waits is None else waits
+    return EndpointBackend(section, "some-model", form, wait=lambda stopped, seconds: waits.append(seconds))
 
 
 def answers(made, *requests):
@@ -193,10 +194,67 @@ def test_what_will_not_pass_is_not_tried_again_and_the_key_is_in_no_message(serv
             answers(backend(server, api_key_env="MY_KEY"), request())
         assert len(server.asked) == 1
         assert KEY not in str(caught.value) and "\n" not in str(caught.value)
-    server = serve(lambda number, body: (200, said("", finish_reason="content_filter")))
-    with pytest.raises(UserError, match="finish_reason 'content_filter'"):
+    server = serve(lambda number, body: (200, said("", finish_reason="tool_calls")))
+    with pytest.raises(UserError, match="finish_reason 'tool_calls'"):
         answers(backend(server), request())
     assert caplog.records and KEY not in caplog.text
+
+
+def test_not_even_a_part_of_the_key_is_shown(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = serve(lambda number, body: (401, "x" * 280 + KEY))
+    with pytest.raises(UserError) as caught:
+        answers(backend(server), request())
+    assert KEY[:4] not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-\u00e9", "sk-one sk-two", "sk-\x1b"])
+def test_a_key_that_no_header_can_hold_is_refused_at_once_and_not_shown(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds blanks or signs") as caught:
+        EndpointBackend(EngineSection(backend="openai", endpoint="http://localhost/v1"), "m", THINK)
+    assert "sk-" not in str(caught.value)
+
+
+def test_an_answer_that_cannot_be_decoded_is_an_error_of_one_line(serve):
+    server = serve(lambda number, body: (200, "no gzip", ("content-encoding", "gzip")))
+    with pytest.raises(UserError, match="gave no answer: DecodingError"):
+        answers(backend(server, retries=1), request())
+    assert len(server.asked) == 2
+
+
+def test_what_a_filter_stops_is_said_and_does_not_stop_the_rest(serve, tmp_path):
+    """Before the answer, as Azure says it, or in it; the answers are told apart from refusals and from long ones."""
+    replies = {
+        "q0": (200, said("<think>\nhm\n</think>\n\nIt", finish_reason="content_filter")),
+        "q1": (400, {"error": {"code": "content_filter", "message": "the prompt was filtered"}}),
+        "q2": (200, said("fine")),
+    }
+    server = serve(lambda number, body: replies[body["messages"][-1]["content"]])
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": q, "text": q, "label": "benign"}) + "\n" for q in replies))
+    section = {"backend": "openai", "endpoint": server.address}
+    config = RunConfig.model_validate(
+        {"run": str(tmp_path / "run"), "engine": section, "sample": {"suites": (str(prompts),)}}
+    )
+    sample.run(config, "base")
+    manifest = read_stage(tmp_path / "run" / "sample" / "base", verb="sample")
+    assert manifest["figures"]["status"] == {"content_filter": 2, "no_reasoning": 1}
+    written = [json.loads(line) for line in open(f"{config.run}/sample/base/answers.jsonl", encoding="utf-8")]
+    assert [(row["answer"], row["finish"]) for row in written] == [
+        ("It", "content_filter"),
+        ("", "content_filter"),
+        ("fine", "stop"),
+    ]
+    assert len(server.asked) == 3
+
+
+def test_after_a_failure_no_request_that_waits_for_its_turn_is_sent(serve):
+    server = serve(lambda number, body: (400, "no"))
+    section = EngineSection(backend="openai", endpoint=server.address, requests_per_minute=300)
+    with pytest.raises(UserError, match="HTTP 400"):
+        answers(EndpointBackend(section, "m", THINK), *(request(str(i)) for i in range(4)))
+    assert len(server.asked) == 1
 
 
 def test_who_stops_listening_asks_for_no_more(serve):
@@ -215,20 +273,13 @@ def test_who_stops_listening_asks_for_no_more(serve):
 
 
 def test_requests_come_at_an_even_pace():
-    now, slept = [100.0], []
-    pace = Pace(120, lambda: now[0], slept.append)
-    for _ in range(4):
-        pace.wait()
-    assert slept == [0.5, 1.0, 1.5]
+    now = [100.0]
+    pace = Pace(120, lambda: now[0])
+    assert [pace.turn() for _ in range(4)] == [0, 0.5, 1.0, 1.5]
     now[0] = 110.0  # what was not used is not saved up
-    slept.clear()
-    pace.wait()
-    pace.wait()
-    assert slept == [0.5]
-    free = Pace(None, lambda: now[0], slept.append)
-    for _ in range(9):
-        free.wait()
-    assert slept == [0.5]
+    assert [pace.turn() for _ in range(2)] == [0, 0.5]
+    free = Pace(None, lambda: now[0])
+    assert [free.turn() for _ in range(9)] == [0] * 9
 
 
 def test_what_an_endpoint_cannot_do_is_refused_before_anything_is_asked(serve):

@@ -9,7 +9,7 @@ from rational_jax.html import neutralise
 # Places in the lists below are short keys: 20,000 transcripts are in the page, and their names would be there as often.
 LABELS = (
     *("compliance", "partial", "refusal", "harmful", "harmless"),
-    *("truncated_reasoning", "truncated_answer", "unscored"),
+    *("truncated_reasoning", "truncated_answer", "content_filter", "unscored"),
 )
 
 

@@ -5,7 +5,8 @@
   const STEP = 50;
   const WORDS = {
     compliance: "complied", partial: "partly refused", refusal: "refused", harmful: "harmful", harmless: "harmless",
-    truncated_reasoning: "reasoning cut off", truncated_answer: "answer cut off", unscored: "unscored",
+    truncated_reasoning: "reasoning cut off", truncated_answer: "answer cut off",
+    content_filter: "stopped by a filter", unscored: "unscored",
   };
   const SCORED = ["compliance", "partial", "refusal", "harmful", "harmless"];
   const data = JSON.parse(document.getElementById("transcripts-data").textContent);
