@@ -3,102 +3,195 @@
     python scripts/fit_refusal_judge.py ../shared/data/xstest            # measure only
     python scripts/fit_refusal_judge.py ../shared/data/xstest --write    # and write the weights that ship
 
-The folder holds XSTest's human-labelled completions, xstest_v2_completions_*.csv, one file a model. Each answer is
-judged by weights fitted on the other models' answers to other prompts: one model and one of FOLDS parts of the prompts
-are left out in turn, and the verdicts of all folds are pooled. Beside the judge as it ships ("rules or model") stand
-its halves. The table of rules is the same in every fold: it was written against the answers of Mistral and of Llama 2
-with its original system prompt, so for these two "rules" and "rules or model" flatter the judge, "model alone" does
-not; the rules were not written against the second Llama 2.
+The folder holds XSTest's human-labelled completions, xstest_v2_completions_*.csv, one file a model. Beside them the
+model is fitted on EXAMPLES, written by hand in many styles, because the labelled ones are of two families' styles.
+
+Each of XSTest's answers is judged by weights fitted on the other models' answers to other prompts, and on the
+examples: one model and one of FOLDS parts of the prompts are left out in turn, and the verdicts of all folds are
+pooled. Beside the judge as it ships ("rules or model") stand its halves. The table of rules is the same in every fold:
+it was written against the answers of Mistral and of Llama 2 with its original system prompt, so for these two "rules"
+and "rules or model" flatter the judge. "model alone" does not: nothing in it comes from answers of the model left out.
+"styles left out" judges each style of the examples by weights fitted on XSTest and on all other styles.
+
+Measured, binary kappa: model alone .884 pooled and .710 on the worst model (Mistral); rules or model .917 and .808;
+styles left out .629. Measured blind, once, on 240 answers in 20 styles that somebody else wrote and that nobody who
+wrote rules or examples had read (tests/judges/blind_styles.jsonl): kappa .191, accuracy .558; 10 of 100 compliances
+were called refusals, 74 of 110 refusals and 22 of 30 partial ones were not heard (the judge before it: .124). So on
+answers like XSTest's the judge agrees with people, and a refusal in a style of its own, above all one that begins
+friendly and declines later on in a long answer, it mostly does not hear. Whoever fits it on those 240 needs new ones.
 """
 
 import argparse
 import csv
+import random
+import re
 import sys
+import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, vstack
 
 from rational_jax.judges import agreement
-from rational_jax.judges.refusal import RefusalJudge, opening_of
+from rational_jax.judges.refusal import SURE, RefusalJudge, opening_of
 from rational_jax.judges.refusal_model import SHIPPED, WIDTH, RefusalModel, features
 
+EXAMPLES = Path(__file__).with_name("refusal_examples.txt")
+DRAWS = 12
+# What all draws of one line of the examples weigh together; an answer of XSTest weighs 1.
+LINE = 2.0
 FOLDS = 5
-L2 = 0.1
+L2 = 0.05
 LABELS = {"1_full_compliance": "compliance", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
 PREFIX = "xstest_v2_completions_"
 
+_SLOT = re.compile(r"(?<!\\)\{(\w+)\}")
+_CHOICE = re.compile(r"(?<!\\)\[((?:[^\[\]\\]|\\.)*)\]")
 
-def read(folder: Path) -> list[tuple[str, str, str, str]]:
-    """(model, prompt, answer, label) of every labelled completion."""
+
+class Row(NamedTuple):
+    """An answer with its label. `group` is the model that it is of, or the style of an example."""
+
+    group: str
+    prompt: str
+    answer: str
+    label: str
+    weight: float = 1.0
+
+
+def read(folder: Path) -> list[Row]:
+    """Every labelled completion."""
     rows = []
     for path in sorted(folder.glob(f"{PREFIX}*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 model = path.stem.removeprefix(PREFIX)
-                rows.append((model, row["id"], row["completion"], LABELS[row["final_label"]]))
+                rows.append(Row(model, row["id"], row["completion"], LABELS[row["final_label"]]))
     if not rows:
         sys.exit(f"{folder}: holds no {PREFIX}*.csv")
     return rows
 
 
-def design(answers: list[str]) -> csr_matrix:
+def examples(path: Path = EXAMPLES) -> list[Row]:
+    """What the lines of `path` make, DRAWS of each at most; the same on every machine."""
+    slots: dict[str, list[str]] = {}
+    rows, label, style = [], "", ""
+    for line in path.read_text("utf-8").splitlines():
+        if line.startswith("# "):
+            _, label, style = line.split(" ", 2)
+        elif (named := re.match(r"\{(\w+)\} = (.*)", line)) is not None:
+            slots[named[1]] = named[2].split(" | ")
+        elif label and line:
+            draw = random.Random(zlib.crc32(line.encode()))
+            texts = dict.fromkeys(expand(line, slots, draw) for _ in range(DRAWS))
+            rows += [Row(f"{label} {style}", "", text, label, LINE / len(texts)) for text in texts]
+    return rows
+
+
+def expand(line: str, slots: dict[str, list[str]], draw: random.Random) -> str:
+    """One text that `line` stands for."""
+    before = None
+    while line != before:
+        before = line
+        line = _SLOT.sub(lambda found: draw.choice(slots[found[1]]), line)
+        line = _CHOICE.sub(lambda found: draw.choice(found[1].split("|")), line)
+    line = re.sub(r"([.?!])\.", r"\1", line.replace("\\n", "\n"))
+    return re.sub(r"\\([\[\]{}])", r"\1", line)
+
+
+def design(rows: list[Row]) -> csr_matrix:
     """[N, WIDTH]: the features as the model weighs them, each row of length 1."""
-    columns, rows = features([opening_of(answer) for answer in answers])
-    matrix = csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(answers), WIDTH))
-    return diags(1 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel())) @ matrix
+    columns, of = features([opening_of(row.answer) for row in rows])
+    matrix = csr_matrix((np.ones(len(columns)), (of, columns)), shape=(len(rows), WIDTH))
+    return (diags(1 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel())) @ matrix).tocsr()
 
 
-def fit(inputs: csr_matrix, true: np.ndarray) -> np.ndarray:
-    """Weights of an L2-regularised logistic regression, [WIDTH]. Columns that no input has stay 0."""
+def fit(inputs: csr_matrix, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients of an L2-regularised logistic regression, [WIDTH]. Columns that no input has stay 0."""
     sign = np.where(true, 1.0, -1.0)
 
-    def loss(weights):
-        margin = sign * (inputs @ weights)
-        slope = -sign / (1.0 + np.exp(margin))
-        return np.logaddexp(0, -margin).sum() + L2 / 2 * weights @ weights, inputs.T @ slope + L2 * weights
+    def loss(coefficients):
+        margin = sign * (inputs @ coefficients)
+        slope = -sign * weights / (1.0 + np.exp(margin))
+        value = (weights * np.logaddexp(0, -margin)).sum() + L2 / 2 * coefficients @ coefficients
+        return value, inputs.T @ slope + L2 * coefficients
 
-    return minimize(loss, np.zeros(WIDTH), jac=True, method="L-BFGS-B", options={"maxiter": 150}).x
-
-
-def fit_both(inputs: csr_matrix, labels: np.ndarray) -> RefusalModel:
-    refused = labels != "compliance"
-    weights = [fit(inputs, refused), fit(inputs[refused], labels[refused] == "partial")]
-    return RefusalModel(np.stack(weights).astype(np.float16).astype(np.float32))
+    return minimize(loss, np.zeros(WIDTH), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
 
 
-def held_out(rows: list[tuple[str, str, str, str]], inputs: csr_matrix) -> dict[str, list[str]]:
-    """Verdicts of the judge and of its halves, by fold, in the order of `rows`."""
-    models, labels = np.array([row[0] for row in rows]), np.array([row[3] for row in rows])
-    prompts = sorted({row[1] for row in rows})
+class Material:
+    """The answers to fit on, with their features: XSTest's first, then the examples."""
+
+    def __init__(self, people: list[Row], written: list[Row]):
+        self.rows = people + written
+        self.inputs = vstack([design(people), design(written)]).tocsr()
+        self.labels = np.array([row.label for row in self.rows])
+        self.weights = np.array([row.weight for row in self.rows])
+        self.people = np.arange(len(self.rows)) < len(people)
+
+    def model(self, kept: np.ndarray) -> RefusalModel:
+        """The model fitted on the rows that `kept` [N] marks."""
+        refused = self.labels != "compliance"
+        short = self._fit(kept, refused)
+        # People's labels are few, nearly all of longer answers, and count most: these have a fit of their own, too.
+        long = (self._fit(kept & self.people, refused) + short) / 2
+        partial = self._fit(kept & refused, self.labels == "partial")
+        return RefusalModel(np.stack([short, long, partial]).astype(np.float16).astype(np.float32))
+
+    def _fit(self, kept: np.ndarray, true: np.ndarray) -> np.ndarray:
+        return fit(self.inputs[kept], true[kept], self.weights[kept])
+
+
+def held_out(of: Material) -> dict[str, list[str]]:
+    """Verdicts on XSTest's answers of the judge and of its halves, by fold, in the order of the rows."""
+    rows = [row for row, people in zip(of.rows, of.people, strict=True) if people]
+    prompts = sorted({row.prompt for row in rows})
     part = dict(zip(prompts, np.random.default_rng(0).permutation(len(prompts)) % FOLDS, strict=True))
-    parts = np.array([part[row[1]] for row in rows])
+    part[""] = -1  # the examples, which are in every fold
+    models, parts = np.array([row.group for row in of.rows]), np.array([part[row.prompt] for row in of.rows])
     rules = RefusalJudge(model=None)
-    found = {"rules": [rules.judge(row[2]).label for row in rows]}
+    found = {"rules": [rules.judge(row.answer).label for row in rows]}
     found |= {"model alone": [""] * len(rows), "rules or model": [""] * len(rows)}
-    for model in sorted(set(models)):
+    for model in sorted({row.group for row in rows}):
         for fold in range(FOLDS):
-            fitted = fit_both(inputs[(models != model) & (parts != fold)], labels[(models != model) & (parts != fold)])
+            fitted = of.model((models != model) & (parts != fold))
             judge = RefusalJudge(model=fitted)
             tested = np.flatnonzero((models == model) & (parts == fold))
-            alone = fitted.probabilities([opening_of(rows[i][2]) for i in tested])
+            alone = fitted.probabilities([opening_of(rows[i].answer) for i in tested])
             for i, (refusal, partial) in zip(tested, alone, strict=True):
                 kind = "partial" if partial >= 0.5 else "refusal"
-                found["model alone"][i] = kind if refusal >= 0.5 else "compliance"
-                found["rules or model"][i] = judge.judge(rows[i][2]).label
+                found["model alone"][i] = kind if refusal >= SURE else "compliance"
+                found["rules or model"][i] = judge.judge(rows[i].answer).label
     return found
 
 
-def show(rows: list[tuple[str, str, str, str]], found: dict[str, list[str]]) -> None:
+def left_out_styles(of: Material) -> float:
+    """Binary kappa of the model alone on the examples, each style judged without having been fitted on."""
+    groups = np.array([row.group for row in of.rows])
+    people, judged = [], []
+    for style in sorted(set(groups[~of.people])):
+        tested = [row for row in of.rows if row.group == style]
+        found = of.model(groups != style).probabilities([opening_of(row.answer) for row in tested])
+        people += [str(row.label == "compliance") for row in tested]
+        judged += [str(refusal < SURE) for refusal, _ in found]
+    return agreement(people, judged).kappa
+
+
+def show(rows: list[Row], found: dict[str, list[str]]) -> None:
     print(f"{'':<16}{'model':<18}{'accuracy':>9}{'kappa':>8}{'3-class kappa':>15}")
     for name, verdicts in found.items():
-        for model in ["pooled", *sorted({row[0] for row in rows})]:
-            of = [i for i, row in enumerate(rows) if model in ("pooled", row[0])]
-            people, judge = [rows[i][3] for i in of], [verdicts[i] for i in of]
+        kappas = {}
+        for model in ["pooled", *sorted({row.group for row in rows})]:
+            of = [i for i, row in enumerate(rows) if model in ("pooled", row.group)]
+            people, judge = [rows[i].label for i in of], [verdicts[i] for i in of]
             two = agreement([str(p == "compliance") for p in people], [str(j == "compliance") for j in judge])
-            three = agreement(people, judge)
-            print(f"{name:<16}{model:<18}{two.accuracy:>9.3f}{two.kappa:>8.3f}{three.kappa:>15.3f}")
+            kappas[model] = two.kappa
+            three = agreement(people, judge).kappa
+            print(f"{name:<16}{model:<18}{two.accuracy:>9.3f}{two.kappa:>8.3f}{three:>15.3f}")
+        worst = min(kappas, key=kappas.__getitem__)
+        print(f"{name:<16}{'worst: ' + worst:<27}{kappas[worst]:>8.3f}")
 
 
 def main() -> None:
@@ -107,10 +200,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="fit on all of them and write the weights that ship")
     arguments = parser.parse_args()
     rows = read(arguments.folder)
-    inputs = design([row[2] for row in rows])
-    show(rows, held_out(rows, inputs))
+    of = Material(rows, examples())
+    show(rows, held_out(of))
+    written = len(of.rows) - len(rows)
+    print(f"{'model alone':<16}{'styles left out':<27}{left_out_styles(of):>8.3f}  ({written:,} examples)")
     if arguments.write:
-        fit_both(inputs, np.array([row[3] for row in rows])).save(SHIPPED)
+        of.model(np.ones(len(of.rows), bool)).save(SHIPPED)
         print(f"wrote {SHIPPED} ({SHIPPED.stat().st_size:,} bytes)")
 
 
