@@ -7,11 +7,13 @@ from rational_jax.curate.inputs import make_plan
 from rational_jax.curate.layouts import derive
 from rational_jax.curate.recipes import Recipe, load_recipe
 from rational_jax.curate.run import FUNNEL, PROMPTS, REJECTED, run, stage_settings, write_dataset
+from rational_jax.curate.set_filters import GOOD_IN_THEMSELVES
 from rational_jax.curate.store import write_rows
 
 __all__ = [
     "FILTERS",
     "FUNNEL",
+    "GOOD_IN_THEMSELVES",
     "PROMPTS",
     "REJECTED",
     "Candidate",

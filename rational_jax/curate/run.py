@@ -41,7 +41,7 @@ def run(
     progress: Progress = SILENT,
     open_backend: Callable[[RunConfig, Progress], Backend] | None = None,
     *,
-    may_be_empty: bool = False,
+    further: bool = False,
 ) -> None:
     """Writes `<run>/curate`: prompts, samples, what was rejected and why, the funnel, each dataset in both formats.
 
@@ -51,7 +51,8 @@ def run(
     missing.
 
     Raises UserError where prompts, recipe or settings do not fit, and where no sample is kept (the funnel and the
-    rejected samples are there to say why), unless it `may_be_empty`: then there are no datasets.
+    rejected samples are there to say why). In a `further` round of self-training there are then no datasets, and what
+    names its prompts and its model are their digests alone: they lie in the run's folder, wherever that is.
     """
     section = config.curate
     plan = make_plan(config)
@@ -64,7 +65,7 @@ def run(
     stage = Stage.open(
         Path(config.run) / "curate",
         verb="curate",
-        settings=stage_settings(config, _OUTSIDE),
+        settings=stage_settings(config, _OUTSIDE, further=further),
         inputs={
             **inputs.digests,
             **{f"suite {name}": digest_prompts(suite) for name, suite in suites.items()},
@@ -94,7 +95,7 @@ def run(
     write_rows(stage.directory / REJECTED, (_rejected_row(one) for part in filtered for one in part.rejected))
     for line in funnel.lines():
         progress.message(f"curate: {line}")
-    if not funnel.kept and not may_be_empty:
+    if not funnel.kept and not further:
         raise UserError(
             f"curate: not one of {funnel.samples} samples passed the filters; "
             f"{stage.directory / REJECTED} says why for each"
@@ -108,14 +109,17 @@ def run(
     stage.finish(outputs=outputs, figures={"funnel": funnel.to_json(), "trained_on": trained_on})
 
 
-def stage_settings(config: RunConfig, without: set[str] = frozenset()) -> dict:
-    """What of the configuration decides which rationales are written; `without` are keys of its section that do not."""
+def stage_settings(config: RunConfig, without: set[str] = frozenset(), *, further: bool = False) -> dict:
+    """What of the configuration decides which rationales are written; `without` are keys of its section that do not.
+
+    `further` is as in `run`.
+    """
     return {
         "seed": config.seed,
         "chat": config.chat.model_dump(mode="json"),
-        "model": config.model.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json", exclude={"name"} if further else None),
         "engine": deciding(config.engine),
-        "curate": config.curate.model_dump(mode="json", exclude=without),
+        "curate": config.curate.model_dump(mode="json", exclude=without | ({"prompts"} if further else set())),
     }
 
 

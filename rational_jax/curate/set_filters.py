@@ -13,7 +13,9 @@ from rational_jax.sample.requests import derive_seed
 
 # Two reasonings are near-duplicates from here on: the Jaccard similarity of their runs of five letters.
 MOST_ALIKE = 0.8
-SURPLUS, DIVERSITY = "surplus", "diversity"
+SURPLUS, NEAR_DUPLICATE, DIVERSITY = "surplus", "near_duplicate", "diversity"
+GOOD_IN_THEMSELVES = (SURPLUS, NEAR_DUPLICATE, DIVERSITY)
+"""What these reject has nothing wrong but the company of others."""
 
 SetFilter = Callable[[Stream, Rules], Iterator[tuple[int, str]]]
 
@@ -127,6 +129,6 @@ SET_FILTERS: dict[str, SetFilter] = {
     "score": _score,
     SURPLUS: _surplus,
     # Of what stays of each prompt only: its own samples are bound to be alike.
-    "near_duplicate": _near_duplicate,
+    NEAR_DUPLICATE: _near_duplicate,
     DIVERSITY: _diversity,
 }

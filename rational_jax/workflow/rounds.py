@@ -1,11 +1,15 @@
 """Rounds of self-training: each round's tuned model writes the next round's rationales, for the prompts still failed.
 
-    <run>/rounds/1/curate    train/ARM    export/ARM     data/ (what is kept so far)    failed.jsonl
+    <run>/rounds/1/curate
+    <run>/rounds/1/tuned/    curate (what is kept so far)    train/ARM    export/ARM
+    <run>/rounds/1/failed.jsonl
     <run>/rounds/2/curate
     <run>/curate             the datasets made of what all rounds kept, as `rational curate` always leaves them
 
-A prompt has failed while none of its samples passed the filters. Each tuned model is trained from the untrained one,
-on everything kept so far. Every part is a stage of its own, so a run that was stopped goes on where it was.
+A prompt of `curate.prompts` has failed while each of its samples has something wrong: one that was only too much
+(`curate.most`) or like another has not. General prompts (`curate.mix`) are mixed in in the first round, in proportion
+to what that kept. Each tuned model is trained from the untrained one, on everything kept so far. Every part is a stage
+of its own, so a run that was stopped goes on where it was, also where its folder has been moved to.
 """
 
 import dataclasses
@@ -17,8 +21,9 @@ import jax
 from rational_jax import curate, train
 from rational_jax.config import BASE, ModelSection, PromptSource, RunConfig
 from rational_jax.curate import Candidate, Funnel
-from rational_jax.data.rationale_dataset import read_hf, write_hf
+from rational_jax.data.rationale_dataset import read_hf
 from rational_jax.data.schema import Rationale
+from rational_jax.data.sources import iter_prompts
 from rational_jax.errors import UserError
 from rational_jax.judges import RefusalJudge
 from rational_jax.manifest import Stage, read_stage
@@ -51,29 +56,42 @@ def run(config: RunConfig, progress: Progress = SILENT, open_backend: Callable |
 
 
 def _rounds(config: RunConfig, layout: str, recipe: str, progress: Progress, options: dict) -> Iterator[Path]:
-    """Does the rounds and yields their folders; ends early where no prompt has failed."""
-    kept: list[Rationale] = []
-    here = _first(config, layout, recipe)
+    """Does the rounds and yields their folders; ends early where no prompt has failed, or nothing more may be kept."""
+    done: list[Path] = []
+    here = first = _first(config, layout, recipe)
+    covered: set[str] = set()
     for number in range(1, config.curate.rounds + 1):
         folder = Path(here.run)
         progress.message(f"curate: round {number} of {config.curate.rounds}")
-        curate.run(here, progress, **options, may_be_empty=number > 1)
+        curate.run(here, progress, **options, further=number > 1)
         yield folder
-        made = _kept(folder, layout)
-        kept += made
-        covered = {rationale.prompt.id for rationale in kept}
-        failed = [row for row in read_jsonl(folder / "curate" / curate.PROMPTS) if row["id"] not in covered]
+        done.append(folder)
+        asked = {prompt.id for prompt in iter_prompts(here.curate.prompts, here.curate.limit)}
+        kept = [rationale.prompt.id for rationale in _kept(folder, layout) if rationale.prompt.id in asked]
+        covered.update(kept)
+        failed = _failed(folder / "curate", asked - covered)
         if number == config.curate.rounds:
             return
         if not failed:
             progress.message("curate: every prompt has a rationale, so there is no further round")
             return
+        most = None if here.curate.most is None else here.curate.most - len(kept)
+        if most == 0:
+            progress.message("curate: curate.most rationales are there, so there is no further round")
+            return
         curate.write_rows(folder / "failed.jsonl", failed)
-        write_hf(kept, folder / "data", title="What is kept so far")
-        tuned = _with(here, train=here.train.model_copy(update={"data": str(folder / "data")}), model=config.model)
+        tuned = _with(first, run=str(folder / "tuned"), train=first.train.model_copy(update={"data": None}))
+        _unite(tuned, done, layout, recipe, SILENT)
         train.run(tuned, layout, progress)
         model = ModelSection(**{**vars(config.model), "name": str(export.run(tuned, layout, progress) / "merged")})
-        here = _next(here, config, number + 1, model, folder / "failed.jsonl")
+        here = _next(here, config, number + 1, model, failed=folder / "failed.jsonl", most=most)
+
+
+def _failed(folder: Path, uncovered: set[str]) -> list[dict]:
+    """The rows of these prompts, but for those that had a good sample."""
+    rejected = read_jsonl(folder / curate.REJECTED)
+    good = {row["prompt"]["id"] for row in rejected if row["reason"] in curate.GOOD_IN_THEMSELVES}
+    return [row for row in read_jsonl(folder / curate.PROMPTS) if row["id"] in uncovered - good]
 
 
 def _first(config: RunConfig, layout: str, recipe: str) -> RunConfig:
@@ -91,7 +109,9 @@ def _first(config: RunConfig, layout: str, recipe: str) -> RunConfig:
     )
 
 
-def _next(here: RunConfig, config: RunConfig, number: int, model: ModelSection, failed: Path) -> RunConfig:
+def _next(
+    here: RunConfig, config: RunConfig, number: int, model: ModelSection, *, failed: Path, most: int | None
+) -> RunConfig:
     # What the first round decided about prompts holds: they are checked against the suites, and general ones are mixed
     # in, once.
     asked = {"prompts": (PromptSource(source=str(failed)),), "limit": None, "mix": None, "decontaminate": "off"}
@@ -99,7 +119,7 @@ def _next(here: RunConfig, config: RunConfig, number: int, model: ModelSection, 
         here,
         run=str(Path(config.run) / "rounds" / str(number)),
         model=model,
-        curate=here.curate.model_copy(update=asked),
+        curate=here.curate.model_copy(update=asked | {"most": most}),
     )
 
 

@@ -66,7 +66,9 @@ def trained(monkeypatch):
     seen = []
 
     def train(config, arm, progress):
-        seen.append((config.model.name, arm, [one.prompt.id for one in read_hf(config.train.data)]))
+        assert config.train.data is None, "a path in the settings would tie the run to its place"
+        made = read_hf(Path(config.run) / "curate" / arm / "dataset")
+        seen.append((config.model.name, arm, [one.prompt.id for one in made]))
 
     def export(config, arm, progress):
         folder = Path(config.run) / "export" / arm
@@ -84,7 +86,7 @@ def test_the_tuned_model_is_asked_about_what_failed(tmp_path, trained):
     run = tmp_path / "run"
     first, second = ([request.id for request in asked] for asked in model.asked)
     assert len(first) == 16 and second == [f"p{i}#{k}" for i in (5, 6, 7) for k in (0, 1)]
-    assert model.opened == ["micro", str(run / "rounds" / "1" / "export" / "rational" / "merged")]
+    assert model.opened == ["micro", str(run / "rounds" / "1" / "tuned" / "export" / "rational" / "merged")]
     # The wording that the micro model knows, also when its tuned copy is asked.
     systems = {request.messages[0].content for asked in model.asked for request in asked}
     assert systems == {"Think about what it is and what it does before you answer."}
@@ -135,6 +137,45 @@ def test_a_stop_in_the_second_round_asks_only_for_the_rest(tmp_path, trained):
     rounds.run(config(tmp_path), open_backend=model.open)
     assert [request.id for request in model.asked[2]] == ["p6#1", "p7#0", "p7#1"]
     assert len(read_hf(tmp_path / "run" / "curate" / "rational" / "dataset")) == 7
+
+
+@pytest.mark.parametrize(("most", "rounds_done"), [(3, 1), (6, 2)])
+def test_what_was_too_much_has_not_failed_and_no_round_takes_more(tmp_path, trained, most, rounds_done):
+    model = Model(able=[5, 8])
+    rounds.run(config(tmp_path, f"curate.most={most}"), open_backend=model.open)
+    assert len(model.asked) == rounds_done
+    made = read_hf(tmp_path / "run" / "curate" / "rational" / "dataset")
+    assert len(made) == most
+    asked = {request.id[:2] for request in model.asked[-1]}
+    assert rounds_done == 1 or asked == {"p5", "p6", "p7"}
+
+
+def test_only_prompts_of_the_recipe_can_fail(tmp_path, trained):
+    """Of 8 general prompts one is needed in the end; the others are neither asked again nor trained on."""
+    general = tmp_path / "general.jsonl"
+    general.write_text("".join(json.dumps({"id": f"g{i}", "text": f"Tell me of g{i}."}) + "\n" for i in range(8)))
+    model = Model(able=[5, 8])
+    rounds.run(config(tmp_path, f"curate.mix={general}", "curate.mix_share=0.2"), open_backend=model.open)
+    first, second = ({request.id[:2] for request in asked} for asked in model.asked)
+    assert sum(name[0] == "g" for name in first) == 2
+    assert second == {"p5", "p6", "p7"}
+    made = read_hf(tmp_path / "run" / "curate" / "rational" / "dataset")
+    assert [one.recipe for one in made].count("general") == 1 and len(made) == 9
+
+
+def test_a_run_that_was_moved_goes_on(tmp_path, trained):
+    """All three rounds: neither prompts nor models nor data are known by where they lie."""
+    before = Model(able=[3, 5, 7])
+    rounds.run(config(tmp_path, "curate.rounds=3"), open_backend=before.open)
+    assert len(before.opened) == 3 and [len(ids) for _, _, ids in trained] == [3, 5]
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "run").rename(moved)
+    shutil.rmtree(moved / "curate")
+    after = Model(able=[])
+    rounds.run(config(tmp_path, "curate.rounds=3", f"run={moved}"), open_backend=after.open)
+    assert not after.opened and len(read_hf(moved / "curate" / "rational" / "dataset")) == 7
+    recorded = "".join(file.read_text() for file in moved.rglob("manifest.json"))
+    assert str(tmp_path / "run") not in recorded and str(moved) not in recorded
 
 
 def test_what_rounds_cannot_do_is_said_first(tmp_path):
