@@ -190,12 +190,17 @@ class Decoder(nnx.Module):
         Unrolled layers take their parameters from `weights`, where they are given: what is cut out of a stack in the
         program is copied at every step.
         """
-        rows = jnp.arange(tokens_B.shape[0])
+        rows_Bx1 = jnp.arange(tokens_B.shape[0])[:, None]
 
+        # Heads are named one by one: TPUs would lay a slice of them out side by side, and copy the whole cache for it.
         def attend(held, index, q, k, v, **options):
             place_B = positions_B % held.k.shape[3]
             new = KVCache(k[:, 0], v[:, 0])
-            held = jax.tree.map(lambda old, x: old.at[index, rows, :, place_B].set(x), held, new)
+
+            def put(old, new):
+                return old.at[index, rows_Bx1, jnp.arange(old.shape[2]), place_B[:, None]].set(new)
+
+            held = jax.tree.map(put, held, new)
             one = attention.cached_attention(q[:, 0], held.k[index], held.v[index], positions_B, **options)
             return one[:, None], held
 
@@ -226,7 +231,8 @@ class Decoder(nnx.Module):
             places = jnp.where(kept, positions_BxS % extent, extent)
 
             def put(old, new):
-                return old.at[index, rows_Bx1, :, places].set(new, mode="drop")
+                heads = jnp.arange(old.shape[2])
+                return old.at[index, rows_Bx1[..., None], heads, places[..., None]].set(new, mode="drop")
 
             return out, jax.tree.map(put, held, KVCache(k, v))
 
