@@ -117,6 +117,12 @@ class Stage:
         """Whether the verb has finished here."""
         return self._manifest["status"] == COMPLETE
 
+    def reopen(self) -> None:
+        """Takes finished work up again, with the same settings and inputs."""
+        _lock(self.directory)
+        self._manifest["status"] = RUNNING
+        self._write()
+
     @property
     def digest(self) -> str:
         """The SHA-256 of settings, inputs and outputs. Raises UserError before the verb has finished."""

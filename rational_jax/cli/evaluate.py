@@ -15,12 +15,21 @@ Power = Annotated[
     ),
 ]
 
+Retry = Annotated[
+    bool,
+    typer.Option("--retry-unscored", help="Ask the judge again about answers that it left unscored, then as always."),
+]
 
-def evaluate(words: Words = None, power: Power = None, print_config: PrintConfig = False) -> None:
+
+def evaluate(
+    words: Words = None, power: Power = None, retry_unscored: Retry = False, print_config: PrintConfig = False
+) -> None:
     """Judges the answers: refusal and over-refusal, with intervals.
 
     \b
-    Leaves judgements.jsonl, results.json and tables/*.csv under RUN/evaluate.
+    Leaves judgements.jsonl, results.json and tables/*.csv under RUN/evaluate. What a judge could not be asked about,
+    because its endpoint was gone, is asked again by the same command; what it rejected or did not score stays
+    unscored, out of all figures but coverage, unless --retry-unscored.
       rational evaluate
       rational evaluate evaluate.bootstrap=10000
       rational evaluate --power 0.30 0.20
@@ -39,4 +48,4 @@ def evaluate(words: Words = None, power: Power = None, print_config: PrintConfig
             return
         from rational_jax import evaluate
 
-        print_summary(evaluate.run(config, progress))
+        print_summary(evaluate.run(config, progress, retry_unscored=retry_unscored))

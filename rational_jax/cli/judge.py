@@ -26,6 +26,7 @@ Form = Annotated[
 Judge = Annotated[
     str | None, typer.Option("--judge", metavar="NAME", help="Instead of evaluate.judge; several with commas between.")
 ]
+Retry = Annotated[bool, typer.Option("--retry-unscored", help="Ask again about answers that were left unscored.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; `report.validation` takes that of --validate.")]
 
 
@@ -35,6 +36,7 @@ def judge(
     validate: Against = None,
     form: Form = "columns",
     name: Judge = None,
+    retry_unscored: Retry = False,
     as_json: Json = False,
 ) -> None:
     """Judges any answers; measures judges against people.
@@ -78,7 +80,7 @@ def judge(
             _print(found, as_json, _validation)
             failed = found["failed"]
         else:
-            summary = judges.judge_file(answers, chosen, progress)
+            summary = judges.judge_file(answers, chosen, progress, retry_unscored=retry_unscored)
             _print(summary, as_json, _summary)
             failed = summary["failed"]
     if failed:

@@ -32,10 +32,11 @@ from rational_jax.storage import read_jsonl, sha256_file, sha256_tree
 RESULTS, JUDGEMENTS, CAPABILITY, TABLES = "results.json", "judgements.jsonl", "capability.jsonl", "tables"
 
 
-def run(config: RunConfig, progress: Progress = SILENT) -> Results:
+def run(config: RunConfig, progress: Progress = SILENT, *, retry_unscored: bool = False) -> Results:
     """Judges the answers of every model in `config.sample.models` and computes the figures.
 
-    Writes judgements.jsonl, results.json and tables/*.csv under `<run>/evaluate`. Finished work is read back.
+    Writes judgements.jsonl, results.json and tables/*.csv under `<run>/evaluate`. Finished work is read back, unless
+    `retry_unscored` says that what the judge left unscored is to be asked again.
     Raises UserError where a model has not been sampled, or its answers are not those that its manifest names.
     """
     root = Path(config.run)
@@ -53,11 +54,13 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Results:
         },
         inputs={f"sample/{model}": manifest["digest"] for model, manifest in samples.items()},
     )
-    if stage.complete:
+    if stage.complete and retry_unscored:
+        stage.reopen()
+    elif stage.complete:
         progress.message("evaluate: already done")
         return read_results(stage.directory / RESULTS)
     answers = {model: read_answers(root, model, samples[model]) for model in samples}
-    verdicts = judge_answers(stage.directory / JUDGEMENTS, answers, judge, progress, suites_of(config))
+    verdicts = judge_answers(stage.directory / JUDGEMENTS, answers, judge, progress, suites_of(config), retry_unscored)
     outcomes = {model: [outcome(a, verdicts.get((model, a.id))) for a in rows] for model, rows in answers.items()}
     results = compute(config, judge, outcomes, progress, trained_on(root))
     if config.evaluate.capability.tasks:
@@ -136,6 +139,7 @@ def judge_answers(
     judge: Judge,
     progress: Progress = SILENT,
     suites: Mapping[str, str] | None = None,
+    retry: bool = False,
 ) -> dict[tuple[str, str], Verdict]:
     """Verdicts by (model, answer id), from the log at `path` and from the judge. `suites` is what `suites_of` gives.
 
@@ -153,7 +157,7 @@ def judge_answers(
         for answer in rows
         if answer.finished
     }
-    verdicts = judge_logged(path, list(wanted.values()), judge, progress)
+    verdicts = judge_logged(path, list(wanted.values()), judge, progress, retry=retry)
     return {key: verdicts[one.exchange.id] for key, one in wanted.items()}
 
 

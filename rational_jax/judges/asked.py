@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from rational_jax.errors import UserError
 from rational_jax.judges.normalise import normalise
 from rational_jax.judges.verdict import Exchange, Question, Verdict
-from rational_jax.sample import FILTERED, LENGTH, Backend, Completion, Request
+from rational_jax.sample import FILTERED, LENGTH, Backend, Completion, Rejected, Request
 from rational_jax.storage import sha256_json
 from rational_jax.text.reasoning import THINK, TRUNCATED_REASONING
 
 # Longer texts are clipped in the middle, where verdicts depend on them least: about 4,000 tokens.
 LONGEST = 16_000
+# So many rejected requests and not one answer: it is not the requests.
+REJECTED = 3
 _CLIPPED = "\n[...]\n"
 _FENCE = re.compile(r"<<<\s*(REQUEST|ANSWER)|(REQUEST|ANSWER)\s*>>>")
 
@@ -58,7 +60,12 @@ class AskedJudge(ABC):
         """What its answer says; `unscored` with the reason where it says nothing that can be read."""
 
     def judge_all(self, exchanges: Sequence[Exchange]) -> Iterator[tuple[str, Verdict]]:
-        """Verdicts as they come. Where the backend fails, those still missing are `unscored` and `failed`."""
+        """Verdicts as they come.
+
+        Where the backend fails, those still missing are `unscored` and `failed`. Where it rejects one request (it is
+        too long, or its text is not accepted) that one is `unscored`, and the others are asked; but where it rejects
+        the first REJECTED and has answered nothing, it is no request that is wrong, and all fail.
+        """
         waiting: dict[str, Exchange] = {}
         for exchange in exchanges:
             if shown(exchange.answer):
@@ -66,15 +73,31 @@ class AskedJudge(ABC):
             else:
                 yield exchange.id, Verdict(label="unscored", reason="the answer is empty")
         failure = "it gave no answer"
+        rejected: dict[str, str] = {}  # id -> why; held back until something is answered
+        answered = False
         try:
             if waiting:
                 self._backend = self._backend or self._open()
-                requests = [self.request(exchange, self._backend) for exchange in waiting.values()]
-                for completion in self._backend.generate(requests):
-                    exchange = waiting.pop(completion.id)
-                    yield exchange.id, self._verdict(completion, exchange)
+                requests = {one.id: self.request(one, self._backend) for one in waiting.values()}
+            while len(rejected) < len(waiting):
+                try:
+                    asked = [requests[name] for name in waiting if name not in rejected]
+                    for completion in self._backend.generate(asked):
+                        exchange = waiting.pop(completion.id)
+                        yield exchange.id, self._verdict(completion, exchange)
+                        answered = True
+                    break
+                except Rejected as error:
+                    rejected[error.request] = error.problem
+                    if not answered and len(rejected) == REJECTED:
+                        raise
         except UserError as error:
             failure = str(error)
+            if not answered:
+                rejected.clear()
+        for name, why in rejected.items():
+            waiting.pop(name)
+            yield name, Verdict(label="unscored", reason=f"the endpoint rejected the request: {why}")
         for missing in list(waiting):
             yield missing, Verdict(label="unscored", reason=f"the judge failed: {failure}", failed=True)
 

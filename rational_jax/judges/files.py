@@ -12,10 +12,13 @@ from rational_jax.judges.verdict import Judge, Verdict
 from rational_jax.progress import SILENT, Progress
 
 
-def judge_file(path: Path, judge: Judge, progress: Progress = SILENT) -> dict[str, Any]:
+def judge_file(
+    path: Path, judge: Judge, progress: Progress = SILENT, *, retry_unscored: bool = False
+) -> dict[str, Any]:
     """Judges the answers in a file and returns the summary: counts of labels by model, coverage, and where they are.
 
-    Judgements go to PATH with .judgements.jsonl in place of its ending; those that are there are not asked for again.
+    Judgements go to PATH with .judgements.jsonl in place of its ending; those that are there are not asked for again,
+    but with `retry_unscored` those that are there without a score.
     Raises UserError where the file cannot be read.
     """
     if judge.question == "harm":
@@ -31,7 +34,7 @@ def judge_file(path: Path, judge: Judge, progress: Progress = SILENT) -> dict[st
         for one in given
         if not one.unfinished
     ]
-    verdicts = judge_logged(log, wanted, judge, progress)
+    verdicts = judge_logged(log, wanted, judge, progress, retry=retry_unscored)
     models: dict[str, Counter] = {}
     reasons: Counter = Counter()
     for one in given:

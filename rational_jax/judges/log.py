@@ -20,11 +20,14 @@ class Wanted:
     more: Mapping[str, Any]
 
 
-def judge_logged(path: Path, wanted: Sequence[Wanted], judge: Judge, progress: Progress = SILENT) -> dict[str, Verdict]:
+def judge_logged(
+    path: Path, wanted: Sequence[Wanted], judge: Judge, progress: Progress = SILENT, *, retry: bool = False
+) -> dict[str, Verdict]:
     """Verdicts by exchange id, from the log at `path` where they are there already and from the judge where not.
 
-    What failed in an earlier run is asked again. When all is judged the log is put in the order of `wanted`, behind
-    what other judges said, so that a stopped and continued run leaves the same bytes as one that was never stopped.
+    What failed in an earlier run is asked again, and with `retry` all that is unscored. When all is judged the log is
+    put in the order of `wanted`, behind what other judges said, so that a stopped and continued run leaves the same
+    bytes as one that was never stopped.
     """
     names = {_named(one.key): one for one in wanted}
     by_id = {one.exchange.id: one for one in wanted}
@@ -33,7 +36,8 @@ def judge_logged(path: Path, wanted: Sequence[Wanted], judge: Judge, progress: P
         verdicts = {}
         for record, verdict in read_verdicts(log.records(), judge.identity):
             one = names.get(_named({key: record.get(key) for key in keys}))
-            if one is not None and not verdict.failed:
+            again = verdict.failed or (retry and verdict.label == "unscored")
+            if one is not None and not again:
                 verdicts[one.exchange.id] = verdict
         missing = [one.exchange for one in wanted if one.exchange.id not in verdicts]
         with progress.task("judging", total=len(wanted), unit="answers", done=len(wanted) - len(missing)) as task:

@@ -12,7 +12,7 @@ from rational_jax.sample.backends import (
 )
 from rational_jax.sample.conversation import Conversation, open_conversation
 from rational_jax.sample.engine import Counters, Engine
-from rational_jax.sample.requests import FILTERED, LENGTH, STOP, Completion, Request, derive_seed
+from rational_jax.sample.requests import FILTERED, LENGTH, STOP, Completion, Rejected, Request, derive_seed
 from rational_jax.sample.run import run
 from rational_jax.sample.session import Session
 
@@ -26,6 +26,7 @@ __all__ = [
     "Counters",
     "Engine",
     "EngineBackend",
+    "Rejected",
     "Request",
     "Session",
     "deciding",

@@ -12,11 +12,13 @@ import httpx2
 
 from rational_jax.config import EngineSection
 from rational_jax.errors import UserError
-from rational_jax.sample.requests import FILTERED, LENGTH, STOP, Completion, Request, check_ids, refuse
+from rational_jax.sample.requests import FILTERED, LENGTH, STOP, Completion, Rejected, Request, check_ids, refuse
 from rational_jax.sample.sequence import find_stop
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat
 
+# What is wrong with one request: too long, a field that is not known, a text that is not accepted.
+_REJECTED = (400, 413, 422)
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0  # seconds between two tries
 _SHOWN = 300  # characters of what an endpoint says
@@ -206,7 +208,10 @@ class EndpointBackend:
         if reply is not None and reply.status_code in (401, 403):
             hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
         problem = " ".join(problem[:_SHOWN].split())
-        return UserError(f"request {request.id!r}: {self._url} gave no answer: {problem}; {hint}")
+        message = f"request {request.id!r}: {self._url} gave no answer: {problem}; {hint}"
+        if reply is not None and reply.status_code in _REJECTED:
+            return Rejected(message, request=request.id, problem=problem)
+        return UserError(message)
 
 
 def _refused_by_filter(reply: httpx2.Response) -> bool:

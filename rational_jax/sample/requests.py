@@ -14,6 +14,14 @@ STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
 """Why an answer ended: by itself, because no more tokens were allowed, or because its provider's filter stopped it."""
 
 
+class Rejected(UserError):
+    """The endpoint will not answer this request, whatever it says to others. `problem` is what it said."""
+
+    def __init__(self, message: str, *, request: str, problem: str):
+        super().__init__(message)
+        self.request, self.problem = request, problem
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One conversation to be continued by the model.

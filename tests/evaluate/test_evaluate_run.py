@@ -134,6 +134,25 @@ def test_a_judge_that_fails_half_way_leaves_figures_and_a_log_and_says_so(config
     assert results.suites[0].slice("all").figures["base"].coverage.unscored == 1
 
 
+def test_what_is_unscored_is_asked_again_where_that_is_wanted(config, monkeypatch):
+    real = RefusalJudge.judge_all
+
+    def rejecting(self, exchanges):
+        for number, (name, verdict) in enumerate(real(self, exchanges)):
+            yield name, verdict if number != 5 else Verdict(label="unscored", reason="rejected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RefusalJudge, "judge_all", rejecting)
+        first = run(config)  # finished: one row less is no failure
+    calls = count_calls(monkeypatch)
+    assert run(config) == first and calls == []
+    again = run(config, retry_unscored=True)
+    assert len(calls) == 2  # and the one that has no words, which has no score the second time either
+    coverage = [one.suites[0].slice("all").figures["base"].coverage.unscored for one in (first, again)]
+    assert coverage == [2, 1]
+    assert run(config) == again and len(calls) == 2
+
+
 def test_a_judge_of_harm_is_asked_about_harmful_prompts_only(config, monkeypatch):
     asked = []
 

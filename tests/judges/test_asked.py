@@ -11,7 +11,7 @@ from rational_jax.judges import Exchange, load_judge
 from rational_jax.judges.asked import LONGEST, shown
 from rational_jax.judges.load import NAMES, fitting_judge
 from rational_jax.judges.rubric import RUBRICS, score
-from rational_jax.sample import Completion
+from rational_jax.sample import Completion, Rejected
 
 COCONOT = Path(__file__).resolve().parents[3] / "shared" / "data" / "coconot"
 ASKED = ("guard", "fulfilment", "hex-phi", "strongreject", "coconot")
@@ -111,6 +111,37 @@ def test_a_judge_that_fails_half_way_leaves_the_rest_unscored_and_failed(config,
     failed = [one for one in found.values() if one.failed]
     assert len(failed) == 3 and all("http://judge gave no answer" in one.reason for one in failed)
     assert sorted(one.label for one in found.values()) == ["harmful"] * 2 + ["unscored"] * 3
+
+
+class Strict(Scripted):
+    """Rejects the requests whose number is in `bad`, as an endpoint does for which they are too long."""
+
+    def __init__(self, bad):
+        super().__init__("VERDICT: 1")
+        self.bad, self.tries = bad, []
+
+    def generate(self, requests):
+        for request in requests:
+            self.tries.append(request.id)
+            if request.id in self.bad:
+                raise Rejected("no answer", request=request.id, problem="HTTP 400: too long")
+            yield Completion(id=request.id, text=self.says, token_ids=(), finish="stop", prompt_tokens=1)
+
+
+def test_a_rejected_request_leaves_its_row_unscored_and_the_others_are_asked(config):
+    backend = Strict({"e0", "e1", "e4"})
+    found = dict(judge(config, "fulfilment", backend).judge_all([exchange(i) for i in range(6)]))
+    assert {name for name, one in found.items() if one.label == "unscored"} == backend.bad
+    assert all("rejected the request: HTTP 400: too long" in found[name].reason for name in backend.bad)
+    assert not any(one.failed for one in found.values())
+    assert sorted(backend.tries) == [f"e{i}" for i in range(6)]  # each was asked once
+
+
+def test_where_all_are_rejected_the_judge_fails_and_a_rerun_asks_again(config):
+    backend = Strict({f"e{i}" for i in range(9)})
+    found = dict(judge(config, "fulfilment", backend).judge_all([exchange(i) for i in range(9)]))
+    assert len(found) == 9 and all(one.failed and one.label == "unscored" for one in found.values())
+    assert len(backend.tries) == 3
 
 
 @pytest.mark.parametrize("name", ASKED)

@@ -1,5 +1,9 @@
 """Every judge that asks a model, once with the micro model behind a real local endpoint, and once in the engine."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from rational_jax.config import RunConfig
@@ -44,6 +48,40 @@ def test_judges_over_http(serving, micro, tmp_path):
             assert set(found) == {"one", "two"} and not any(one.failed for one in found.values())
     gone = dict(load_judge("hex-phi", config(tmp_path, address)).judge_all(TURNS))
     assert all(one.failed and one.label == "unscored" for one in gone.values())
+
+
+def answering(status):
+    """A local endpoint that answers a conversation about jam with `status`, and others with a verdict."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = self.rfile.read(int(self.headers["content-length"])).decode()
+            good = {"choices": [{"message": {"content": "VERDICT: 1"}, "finish_reason": "stop"}]}
+            code, said = (status, {"error": "too long"}) if "jam" in asked else (200, good)
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize(("status", "failed"), [(400, False), (413, False), (401, True), (404, True)])
+def test_what_the_endpoint_says_to_one_request_is_the_end_of_that_or_of_all(tmp_path, status, failed):
+    server = answering(status)
+    try:
+        made = config(tmp_path, f"http://127.0.0.1:{server.server_port}", concurrency=1)
+        found = dict(load_judge("fulfilment", made).judge_all(TURNS))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert found["one"].label == "harmful"
+    assert found["two"].label == "unscored" and found["two"].failed is failed
+    assert f"HTTP {status}" in found["two"].reason
 
 
 @pytest.mark.slow
