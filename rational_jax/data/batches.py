@@ -44,6 +44,7 @@ class Batches:
         turns = [length for length, count in each.items() for _ in range(count)]
         self._turns = grain.MapDataset.source(turns).seed(seed).shuffle().repeat() if len(buckets) > 1 else None
         self._each, self._epoch = each, len(turns)
+        self._counted: tuple[int | None, list[tuple[int, int]]] = (None, [])
         self._last: tuple[int | None, np.ndarray] = (None, np.zeros(0, int))
 
     def rows_of(self, step: int) -> np.ndarray:
@@ -75,9 +76,20 @@ class Batches:
         if self._turns is None:
             return self.lengths[0], step
         epoch, place = divmod(step, self._epoch)
-        length = self._turns[step]
-        earlier = sum(self._turns[epoch * self._epoch + i] == length for i in range(place))
-        return length, epoch * self._each[length] + earlier
+        counted = self._counted
+        if counted[0] != epoch:
+            counted = self._counted = epoch, self._count(epoch)
+        return counted[1][place]
+
+    def _count(self, epoch: int) -> list[tuple[int, int]]:
+        """What `_turn` says of each step of an epoch: counted once, or the epoch would cost the square of its steps."""
+        so_far = {length: epoch * each for length, each in self._each.items()}
+        turns = []
+        for step in range(epoch * self._epoch, (epoch + 1) * self._epoch):
+            length = self._turns[step]
+            turns.append((length, so_far[length]))
+            so_far[length] += 1
+        return turns
 
 
 def place(
