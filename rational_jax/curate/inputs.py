@@ -89,7 +89,9 @@ class Inputs:
     """
 
     def __init__(self, config: RunConfig, plan: Plan):
-        """Raises UserError where a prompt does not fit its recipe, and where a general one is labelled harmful."""
+        """Raises UserError where a prompt does not fit its recipe, or a general one is labelled harmful or has the id of
+        another.
+        """
         self._config, self._plan = config, plan
         self._chosen: list[int] = []
         count = itertools.count()
@@ -119,10 +121,16 @@ class Inputs:
 
     def _choose_general(self, count: int) -> None:
         config, ranked = self._config, []
+        own = {prompt.id for prompt in self.read()}
         for number, prompt in enumerate(iter_prompts(config.curate.mix)):
             if prompt.label == "harmful":
                 raise UserError(
                     f"curate.mix: prompt {prompt.id!r} is labelled harmful; only harmless prompts are mixed in"
+                )
+            if prompt.id in own:
+                raise UserError(
+                    f"curate.mix: the id {prompt.id!r} is also that of a prompt in curate.prompts; give the rows of "
+                    "one of them other ids, or, where they have none, the file another name"
                 )
             ranked.append((derive_seed(config.seed, "mix", prompt.id), number))
         if len(ranked) < count:

@@ -105,6 +105,17 @@ def test_the_recipe_says_what_becomes_of_it_and_nothing_left_is_an_error(tmp_pat
         curated(tmp_path / "all", *plus, f"curate.recipe={words}", f"sample.suites=[{prompts}]")
 
 
+def test_general_prompts_have_ids_of_their_own(tmp_path):
+    """Rows without an id are called after their file, and both are called the same."""
+    for folder, text in (("a", "How do I keep it"), ("b", "Tell me of it")):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder / "data.jsonl", [{"text": f"{text} {i}?", "label": "benign"} for i in range(4)])
+    files = [f"curate.prompts={tmp_path}/a/data.jsonl", f"curate.mix={tmp_path}/b/data.jsonl", "curate.mix_share=0.5"]
+    with pytest.raises(UserError, match=r"curate\.mix: the id 'data:1' is also that of a prompt in curate\.prompts"):
+        curated(tmp_path, *files, PAPER)
+    assert not (tmp_path / "run").exists()
+
+
 def test_general_answers_are_mixed_in_at_their_share(tmp_path, prompts):
     general = written(tmp_path / "general.jsonl", [{"id": f"g{i}", "text": f"Name {i} birds."} for i in range(30)])
     settings = [f"curate.prompts={prompts}", PAPER, "sample.suites=[micro]"]
