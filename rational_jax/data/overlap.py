@@ -147,7 +147,8 @@ def decontaminate(
     """The prompts that may be trained on where the suites are tested on, and those that may not, with the reason.
 
     What is compared is the user's turns, and of a suite's prompt also the plain request that it wraps (`meta.goal`).
-    Where one variant of a base prompt overlaps, all variants of it go; so do variants of a base that a suite has.
+    Where one variant of a base prompt overlaps, all variants of it go; so do variants of a base that a suite has, where
+    both name their source: what a file calls its bases without saying where they are from is nobody else's.
     `thresholds` are those of `find_overlaps`.
     """
     tested = [(suite, prompt) for suite, members in suites.items() for prompt in members]
@@ -158,7 +159,7 @@ def decontaminate(
             owners.append(number)
     bases: dict[tuple[str, str], Removed] = {}
     for suite, prompt in tested:
-        if prompt.base_id:
+        if prompt.base_id and prompt.source:
             reason = Removed(prompt=prompt, suite=suite, match=prompt.id, kind=BASE, score=1.0)
             bases.setdefault((prompt.source, prompt.base_id), reason)
     own: dict[int, Removed] = {}

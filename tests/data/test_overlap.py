@@ -157,6 +157,17 @@ def test_a_base_that_a_suite_has_goes_though_no_text_is_alike():
     assert [(one.prompt.id, one.match, one.kind) for one in removed] == [("s:1:slang", "s:1:morse", "base")]
 
 
+def test_numbers_of_bases_in_files_that_name_no_source_are_their_own():
+    prompts = [
+        prompt("a", "How do I bake a loaf of rye bread?", "1", source=""),
+        prompt("b", "-... .-. . .- -..", "1", source=""),
+    ]
+    suites = {"mine": [prompt("x", "What is the capital of Mongolia?", "1", source="")]}
+    assert decontaminate(prompts, suites) == (prompts, [])
+    kept, removed = decontaminate(prompts, {"mine": [prompt("y", prompts[0].text, "7", source="")]})
+    assert not kept and [one.kind for one in removed] == ["exact", "base"], "variants of one file still go together"
+
+
 def test_the_plain_request_in_a_wrapped_one_counts():
     suites = {"wrapped": [prompt("w", "zq xv " * 40, goal=RECIPE)]}
     kept, removed = decontaminate([prompt("a", RECIPE)], suites)
