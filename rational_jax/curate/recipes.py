@@ -40,6 +40,8 @@ _VARIABLES = ("prompt", "category", "style", "source", "policy", "meta")
 _COUNTS = {"samples": 4, "keep": 1}
 _CHOICES = {"reasoning": (REQUIRED, OPTIONAL, NONE), "decontaminate": (REMOVE, REPORT, OFF)}
 _KEYS = ("name", "description", "system", "policies", "filters", *_COUNTS, *_CHOICES)
+# What a template that can be read may raise when it is filled in.
+_FAILURES = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 _JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
 
 
@@ -82,8 +84,10 @@ class Recipe:
         values["policy"] = self.policies.find(prompt.category) if self.policies else ""
         try:
             text = _template(self.system[kind]).render(prompt=prompt.text, meta=dict(prompt.meta), **values)
-        except jinja2.TemplateError as error:
-            raise UserError(f"recipe {self.name}: the template fails for prompt {prompt.id!r}: {error}") from error
+        except _FAILURES as error:
+            raise UserError(
+                f"recipe {self.name}: the template system.{kind} fails for prompt {prompt.id!r}: {error}"
+            ) from error
         text = text.strip()
         turns = prompt.messages
         if turns[0].role == "system":

@@ -102,6 +102,13 @@ def test_digest_follows_what_is_asked_and_kept(tmp_path):
         assert recipe(tmp_path, f"system: {{neutral: x}}\n{more}\n").digest != base
 
 
+@pytest.mark.parametrize("text", ["{{ category + 1 }}", "{{ 1 / 0 }}", "{{ meta.topic }}", "{{ prompt.encode('x') }}"])
+def test_a_template_that_fails_is_named(tmp_path, text):
+    found = recipe(tmp_path, f'system: {{neutral: "x {text}"}}\n')
+    with pytest.raises(UserError, match=r"recipe mine: the template system\.neutral fails for prompt 'p': "):
+        found.messages(prompt())
+
+
 def test_a_label_is_needed_where_the_recipe_goes_by_it():
     with pytest.raises(UserError, match=r"recipe rational: prompt 'p' has the label 'unknown'"):
         load_recipe("rational").messages(prompt(label="unknown"))
