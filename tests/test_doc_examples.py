@@ -44,6 +44,7 @@ THEIRS = {
     "labelled.csv": "reply,human\nI will not.,refusal\nTurn the handle.,compliance\n",
     "xstest_v2_completions_mistralinstruct.csv": "",
     "my-model/config.json": "{}",
+    ".venv/bin/activate": "",  # scripts/environment.sh makes it
 }
 PLACEHOLDERS = {
     "CONFIG": "my.yaml",
@@ -300,7 +301,8 @@ def test_the_readme_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = [words for found, words in COMMANDS if found.document == "README.md" and words[0] == "rational"]
     said, served = {}, None
-    for typed in dict.fromkeys(" ".join(words[1:]) for words in run):
+    typed_ones = dict.fromkeys(" ".join(words[1:]) for words in run)
+    for typed in sorted(typed_ones, key=lambda typed: "my.yaml" not in typed):  # what makes the run comes first
         words = meant(typed.split())
         if words[0] == "plan" or "--validate" in words or words == ["train"]:
             continue
@@ -344,7 +346,7 @@ def _asked_over_http(reader: Reader, words: list[str]) -> None:
         process = subprocess.Popen(command, cwd=reader.here, env=reader.environment, stdout=file, stderr=file)
     try:
         body = {"model": "rational", "messages": [{"role": "user", "content": "How do I keep a zibtumvok?"}]}
-        for _ in range(600):
+        for _ in range(1500):
             assert process.poll() is None, log.read_text()
             try:
                 answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60)
