@@ -84,7 +84,7 @@ def local_copy(address: str | Path, wanted: Sequence[str] | None = None) -> Path
         infos = {name: store.info(file) for name, file in files.items()}
     if not files:
         raise UserError(f"{address}: there is nothing to read")
-    with _alone(home):
+    with alone(home):
         _update(store, home, files, infos)
     return target
 
@@ -210,8 +210,8 @@ def _told(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Makes other processes of this machine wait that want the same."""
+def alone(home: Path) -> Iterator[None]:
+    """Makes other processes of this machine wait that want to fill the same folder."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -47,11 +47,17 @@ _FILE_SYSTEM = {
 
 @contextmanager
 def session(
-    words: Sequence[str] | None, print_config: bool, *, jax: bool = False, processes: bool = False
+    words: Sequence[str] | None,
+    print_config: bool,
+    *,
+    jax: bool = False,
+    processes: bool = False,
+    all_write: bool = False,
 ) -> Iterator[tuple["RunConfig", "Progress"]]:
     """The configuration and the progress for the body of a verb. `jax`: the body computes, so JAX is set up first.
 
-    `processes`: the body may be run by several processes at once, of which only the lead shows progress.
+    `processes`: the body may be run by several processes at once, of which only the lead shows progress. `all_write`:
+    they all write into the run, and not the lead alone.
 
     A UserError, or a disk that cannot be written, ends the command with one line; Ctrl-C, and the system's notice that
     it takes the machine away, with the advice to run it again. All else passes through with its traceback.
@@ -85,7 +91,7 @@ def session(
         if "://" in config.run:
             from rational_jax.workflow.mirror import mirrored
 
-            with mirrored(config, progress, processes=count) as local:
+            with mirrored(config, progress, processes=count, all_write=all_write) as local:
                 yield local, progress
         else:
             yield config, progress

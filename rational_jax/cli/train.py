@@ -27,7 +27,7 @@ def train(words: Words = None, arm: Arms = None, print_config: PrintConfig = Fal
     JAX_NUM_PROCESSES and JAX_PROCESS_ID. On SIGTERM the state is saved and the exit code is 75: start
     the same command again.
     """
-    with session(words, print_config, jax=True, processes=True) as (config, progress):
+    with session(words, print_config, jax=True, processes=True, all_write=True) as (config, progress):
         from rational_jax import train
 
         for name in chosen(arm, config.train.arms, "--arm", "train.arms"):

@@ -5,7 +5,7 @@ An object store has neither append nor rename, so nothing there is ever changed.
 it is the commit: who reads sees a run as it was at some moment, wherever a writer was killed. Manifests are read before
 all else, so a finished one never stands for files that are missing.
 
-One machine works on a run at a time. Another one that takes over gets what was committed last.
+One machine writes a run at a time. Another one that takes over gets what was committed last.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,13 +24,13 @@ from typing import Any, BinaryIO
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import atomic_write_json, sha256_file
-from rational_jax.stores import cache_folder, is_remote, open_store
+from rational_jax.storage import atomic_write_json, atomic_write_text, sha256_file, sha256_json
+from rational_jax.stores import alone, cache_folder, is_remote, open_store
 
 INDEX, CONTENTS = "INDEX.json", "contents"
 EVERY_SECONDS = 60.0
 """How often what is new is sent while a verb works."""
-_STATE = ".mirror.json"
+_STATE, _LEAD = ".mirror.json", ".lead"
 _MANIFEST = "manifest.json"
 # What a writer replaces or removes itself; Orbax names a step that it is still writing so.
 _UNFINISHED = (".partial", ".old", ".tmp")
@@ -39,23 +40,36 @@ _BLOCK = 4 * 2**20
 
 
 @contextmanager
-def mirrored(config: RunConfig, progress: Progress = SILENT, *, processes: int = 1) -> Iterator[RunConfig]:
+def mirrored(
+    config: RunConfig, progress: Progress = SILENT, *, processes: int = 1, all_write: bool = False
+) -> Iterator[RunConfig]:
     """The configuration with a local folder as its run, which ends up at `config.run` if that is an address.
 
-    What is there is fetched first. While the block runs, and when it ends, however that is, what is new is sent.
-    Raises UserError for an unknown store, one that fails, and where several `processes` share the run.
+    What is there is fetched first. While the block runs, and when it ends, however that is, what is new is sent. Of
+    several `processes`, all of which call this, the lead alone sends; the others read its folder, or a copy of their
+    own. Where `all_write` (checkpoints, to which each adds its part) they have to see the lead's.
+
+    Raises UserError for an unknown store, one that fails, and where processes that write do not see one folder.
     """
     if not is_remote(config.run):
         yield config
         return
-    if processes > 1:
-        raise UserError(
-            f"run={config.run}: several processes need a folder that all of them see; mount the bucket "
-            "(tpu/prepare.sh does) and set run to the folder"
-        )
     mirror = Mirror(config.run)
-    if fetched := mirror.pull():
-        progress.message(f"{fetched} files fetched from {config.run}")
+
+    def begin() -> str:
+        if fetched := mirror.pull():
+            progress.message(f"{fetched} files fetched from {config.run}")
+        mirror.push()  # what a copy that is ahead has, the others shall find too
+        token = secrets.token_hex(8)
+        atomic_write_text(mirror.local / _LEAD, token)
+        return token
+
+    local = config.model_copy(update={"run": str(mirror.local)})
+    if processes == 1:
+        begin()
+    elif not _joined(mirror, begin, all_write):
+        yield local
+        return
     stop, failures = threading.Event(), []
 
     def keep_sending() -> None:
@@ -69,13 +83,32 @@ def mirrored(config: RunConfig, progress: Progress = SILENT, *, processes: int =
     sender = threading.Thread(target=keep_sending, daemon=True)
     sender.start()
     try:
-        yield config.model_copy(update={"run": str(mirror.local)})
+        yield local
     finally:
         stop.set()
         sender.join()
         if failures:
             progress.message(f"{len(failures)} times nothing could be sent to {config.run} ({failures[-1]})")
         mirror.push()
+
+
+def _joined(mirror: Mirror, begin: Callable[[], str], all_write: bool) -> bool:
+    """Whether this is the lead, once every process has the run's folder before it; `begin` gives the lead's token."""
+    from rational_jax.parallel.processes import agreed, dissenters, is_lead  # imports JAX, which other verbs do without
+
+    token = agreed(begin)
+    mark = mirror.local / _LEAD
+    here = mark.is_file() and mark.read_text() == token
+    apart = dissenters(sha256_json(here))
+    if apart and all_write:
+        raise UserError(
+            f"run={mirror.address}: process {', '.join(map(str, apart))} is on another machine than process 0, and "
+            "checkpoints need a folder that all of them see; mount the bucket (tpu/prepare.sh does) and set run to it"
+        )
+    if not here:
+        with alone(mirror.local):  # several may be on one machine
+            Mirror(mirror.address).pull(sweep=False)
+    return is_lead()
 
 
 class Mirror:
@@ -91,10 +124,11 @@ class Mirror:
         if (self.local / _STATE).is_file():
             self._state = json.loads((self.local / _STATE).read_bytes())
 
-    def pull(self) -> int:
+    def pull(self, sweep: bool = True) -> int:
         """Makes the local copy what the store has, if another machine went on there; the number of files fetched.
 
-        A copy that is ahead of the store, because the sending failed, stays. Raises UserError for damage there.
+        A copy that is ahead of the store, because the sending failed, stays. `sweep` removes what a killed writer left
+        there: only for who will be the next writer. Raises UserError for damage there.
         """
         index = self._index()
         if index["version"] == self._state["version"]:
@@ -114,7 +148,8 @@ class Mirror:
             fetched += 1
         self._state |= index
         self._save()
-        self._sweep()
+        if sweep:
+            self._sweep()
         return fetched
 
     def push(self) -> None:
