@@ -34,7 +34,7 @@ def rooms(monkeypatch):
             state.act()
             return Path("report.html")
 
-        return types.SimpleNamespace(run=run)
+        return types.SimpleNamespace(run=run, led=lambda body: body())
 
     for name in ("curate", "train", "sample", "evaluate"):
         monkeypatch.setattr(rational_jax, name, room(name), raising=False)
