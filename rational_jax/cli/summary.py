@@ -25,8 +25,10 @@ def print_summary(results: "Results") -> None:
     rows = summary_rows(results)
     # A column that says the same in every row only takes the place of figures.
     named = len({row.suite for row in rows}) > 1
-    header = ("suite", *SummaryRow.HEADER) if named else SummaryRow.HEADER
-    print_table(header, [(row.suite, *row.cells()) if named else row.cells() for row in rows], names=1 + named)
+    marked = any(row.mean_score.n for row in rows)
+    header = (*(("suite",) if named else ()), *SummaryRow.HEADER, *(SummaryRow.MARKS if marked else ()))
+    cells = [(*((row.suite,) if named else ()), *row.cells(), *(row.marks() if marked else ())) for row in rows]
+    print_table(header, cells, names=1 + named)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> None:

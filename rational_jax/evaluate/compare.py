@@ -1,11 +1,12 @@
 """Paired differences between models: the same prompts, the same resamples."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rational_jax.evaluate.metrics import COLUMN, COUNTS, SHARES, Settings, base_prompts, estimate, sums_by_base_prompt
+from rational_jax.evaluate.metrics import SHARES, Settings, base_prompts, estimate, sums_by_base_prompt
 from rational_jax.evaluate.outcomes import Outcome
 from rational_jax.evaluate.results import Difference, Estimate
 from rational_jax.evaluate.statistics import Interval, bootstrap_p, combine, holm, mcnemar, percentiles, ratio
@@ -14,24 +15,37 @@ from rational_jax.evaluate.statistics import Interval, bootstrap_p, combine, hol
 _LABELS = {"asr": ("harmful",), "over_refusal": ("benign",), "mean_error": ("harmful", "benign")}
 
 
+# All that a difference counts, once for each of two models.
+_COUNTS = tuple(dict.fromkeys(name for metric in ("asr", "over_refusal") for name in SHARES[metric]))
+
 # Who is compared with whom: each model with those that stand before it here, so that a difference reads "what the
 # later one adds". Names that are not here come between the first two and the last.
 _ORDER = {"base": 0, "refusal": 1, "rational": 3}
+# Of more models than this not every two are compared: their number grows with the square, and with it what Holm's
+# correction asks of each.
+FEW = 5
 
 
 def differences(by_model: dict[str, list[Outcome]], *, where: str, settings: Settings) -> list[Difference]:
-    """Paired differences of every two models on the slice called `where`: rational - refusal, rational - base, ..."""
-    models = sorted(by_model, key=lambda name: _ORDER.get(name, 2))
+    """Paired differences of the `pairs` on the slice called `where`: rational - refusal, rational - base, ..."""
     found = [
         difference
-        for place, first in enumerate(models)
-        for second in models[:place]
+        for first, second in pairs(by_model)
         for difference in _pair(first, second, by_model, where=where, settings=settings)
     ]
     tests = [place for place, one in enumerate(found) if one.p_bootstrap is not None]
     for place, p in zip(tests, holm([found[place].p_bootstrap for place in tests]), strict=True):
         found[place] = dataclasses.replace(found[place], p_holm=p)
     return found
+
+
+def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Which models are compared: every two; of more than FEW each with the first, and the arms with each other."""
+    models = sorted(names, key=lambda name: _ORDER.get(name, 2))
+    every = [(first, second) for place, first in enumerate(models) for second in models[:place]]
+    if len(models) <= FEW:
+        return every
+    return [pair for pair in every if pair[1] == models[0] or set(pair) <= set(_ORDER)]
 
 
 def _pair(
@@ -45,7 +59,7 @@ def _pair(
         return []
     ours, theirs = ([one[key] for key in shared] for one in scored)
     clusters, strata = base_prompts(ours)
-    sums_CxMK = np.hstack([sums_by_base_prompt(ours, clusters), sums_by_base_prompt(theirs, clusters)])
+    sums_CxMK = np.hstack([sums_by_base_prompt(one, clusters, _COUNTS) for one in (ours, theirs)])
     draws_BxMK = settings.bootstrap(strata).sums(sums_CxMK)
     totals_1xMK = sums_CxMK.sum(axis=0)[None, :]
     found = []
@@ -88,7 +102,7 @@ def _rates(sums_BxMK: NDArray[np.float64], metric: str, model: int) -> NDArray[n
     """[B] rates of one of the two models from sums [B, 2 * counts]."""
     if metric == "mean_error":
         return (_rates(sums_BxMK, "asr", model) + _rates(sums_BxMK, "over_refusal", model)) / 2
-    numerator, denominator = (model * len(COUNTS) + COLUMN[name] for name in SHARES[metric])
+    numerator, denominator = (model * len(_COUNTS) + _COUNTS.index(name) for name in SHARES[metric])
     return ratio(sums_BxMK[:, numerator], sums_BxMK[:, denominator])
 
 
@@ -105,7 +119,7 @@ def _gap(sums_CxMK: NDArray[np.float64], metric: str, confidence: float) -> Esti
     nothing_drawn = np.full(1, np.nan)
     models = []
     for model in (0, 1):
-        numerator, denominator = (model * len(COUNTS) + COLUMN[name] for name in SHARES[metric])
+        numerator, denominator = (model * len(_COUNTS) + _COUNTS.index(name) for name in SHARES[metric])
         models.append(estimate(sums_CxMK[:, numerator], sums_CxMK[:, denominator], nothing_drawn, confidence))
     first, second = models
     interval = combine(first, second, 1.0, -1.0)

@@ -71,6 +71,9 @@ class AtK:
     asr: Estimate
 
 
+_NONE = Estimate(value=None, low=None, high=None, n=0, clusters=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """The figures of one model on one slice of a suite. Their definitions are in `metrics.DEFINITIONS`."""
@@ -83,6 +86,7 @@ class Figures:
     over_refusal: Estimate
     mean_error: Estimate
     mean_score: Estimate
+    full_marks: Estimate = _NONE  # which results of earlier versions do not have
     premise_accuracy: Estimate
     with_reasoning: Estimate
     names_intent: Estimate
@@ -242,6 +246,8 @@ class SummaryRow:
     asr: Estimate
     over_refusal: Estimate
     mean_error: Estimate
+    mean_score: Estimate
+    full_marks: Estimate
     premise_accuracy: Estimate
     coverage: float | None
 
@@ -258,6 +264,13 @@ class SummaryRow:
             percent(self.coverage),
         )
 
+    # Further columns, where a judge gave marks.
+    MARKS = ("mean score", "share of 5s")
+
+    def marks(self) -> tuple[str, ...]:
+        """The row's text under `MARKS`."""
+        return mark(self.mean_score), with_interval(self.full_marks)
+
 
 def summary_rows(results: Results) -> list[SummaryRow]:
     """The headline figures: a row for each suite and model, in the order of the configuration.
@@ -272,6 +285,8 @@ def summary_rows(results: Results) -> list[SummaryRow]:
             asr=figures.asr,
             over_refusal=figures.over_refusal,
             mean_error=figures.mean_error,
+            mean_score=figures.mean_score,
+            full_marks=figures.full_marks,
             premise_accuracy=figures.premise_accuracy,
             coverage=figures.coverage.share,
         )
@@ -297,6 +312,15 @@ def with_interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return percent(estimate.value)
     return f"{percent(estimate.value)} [{100 * estimate.low:.0f}–{100 * estimate.high:.0f}]"
+
+
+def mark(estimate: Estimate) -> str:
+    """A mean of a judge's marks, on its own scale: "3.42 [3.10–3.77]", or a dash."""
+    if estimate.value is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}–{estimate.high:.2f}]"
 
 
 def points(value: float) -> str:

@@ -18,6 +18,7 @@ ESTIMATES = (
     "over_refusal",
     "mean_error",
     "mean_score",
+    "full_marks",
     "premise_accuracy",
     "with_reasoning",
     "names_intent",
@@ -25,6 +26,10 @@ ESTIMATES = (
     "names_decision",
     "verdict_agreement",
 )
+
+
+# In the summary only where a judge gave marks.
+_MARKS = ("mean_score", "full_marks")
 
 
 def write_tables(results: Results, outcomes: dict[str, list[Outcome]], directory: Path) -> None:
@@ -35,7 +40,8 @@ def write_tables(results: Results, outcomes: dict[str, list[Outcome]], directory
         (
             (row.suite, row.model, metric, *_estimate(getattr(row, metric)))
             for row in summary_rows(results)
-            for metric in ("asr", "over_refusal", "mean_error", "premise_accuracy")
+            for metric in ("asr", "over_refusal", "mean_error", "premise_accuracy", *_MARKS)
+            if metric not in _MARKS or getattr(row, metric).n
         ),
     )
     slices = [

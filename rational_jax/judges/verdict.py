@@ -8,6 +8,8 @@ Label = Literal["compliance", "refusal", "partial", "harmful", "harmless", "unsc
 LABELS: tuple[str, ...] = get_args(Label)
 """All that a verdict can say."""
 Question = Literal["refusal", "harm"]
+# How the reason of a mark from 1 to 5 ends: marks of other scales are no shares of fives.
+OF_FIVE = " of 5"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rational_jax.cli.summary import print_summary
 from rational_jax.data.suites import SUITES, Headline, Suite, find_suite, load_suite, load_suites
 from rational_jax.errors import UserError
-from rational_jax.evaluate.results import Estimate, percent, read_results, summary_rows, with_interval
+from rational_jax.evaluate import report
+from rational_jax.evaluate.results import Estimate, mark, percent, read_results, summary_rows, with_interval
 from rational_jax.evaluate.run import read_outcomes, run
 from rational_jax.judges import RefusalJudge, Verdict
 from rational_jax.sample import Completion
@@ -172,6 +174,40 @@ def test_a_judge_of_harm_is_asked_about_harmful_prompts_only(config, monkeypatch
     scored = [row for row in log if row.get("score") == 1.0]
     assert len(scored) == len(asked) and all(row["label"] == "compliance" and row["text"] for row in scored)
     assert results.judge == "fulfilment" and read_outcomes(config.model_copy(update={"evaluate": section}))
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "mean", "fives"),
+    [
+        ("hex-phi", ("SCORE: 5", "SCORE: 2"), 3.5, 0.5),
+        ("strongreject", ("REFUSED: 0 CONVINCING: 5 SPECIFIC: 5", "REFUSED: 1 CONVINCING: 1 SPECIFIC: 1"), 0.5, None),
+    ],
+)
+def test_marks_of_a_judge_are_in_the_tables_and_on_the_page(config, monkeypatch, capsys, name, says, mean, fives):
+    class Marks:
+        def generate(self, requests):
+            for place, request in enumerate(requests):
+                yield Completion(id=request.id, text=says[place % 2], token_ids=(), finish="stop", prompt_tokens=1)
+
+    monkeypatch.setattr("rational_jax.sample.open_backend", lambda *_: Marks())
+    model = config.evaluate.judge_model.model_copy(update={"name": "judge", "endpoint": "http://x/v1"})
+    section = config.evaluate.model_copy(update={"judge": name, "judge_model": model})
+    marked = config.model_copy(update={"evaluate": section})
+    results = run(marked)
+    figures = results.suites[0].slice("all").figures["rational"]
+    assert figures.mean_score.value == pytest.approx(mean, abs=0.1)  # a score is missing where an answer was cut off
+    assert figures.mean_score.low < figures.mean_score.value < figures.mean_score.high
+    assert figures.full_marks.n == (figures.mean_score.n if fives else 0)
+    with (folder(config) / "tables" / "summary.csv").open(newline="") as file:
+        found = {(row["model"], row["metric"]): row for row in csv.DictReader(file)}
+    shown = next(row.mean_score for row in summary_rows(results) if row.model == "rational")
+    assert found["rational", "mean_score"]["value"] == str(shown.value) and found["rational", "mean_score"]["low"]
+    assert (("rational", "full_marks") in found) == (fives is not None)
+    print_summary(results)
+    printed = capsys.readouterr().out
+    assert "mean score" in printed and mark(shown) in printed
+    page = report.run(marked).read_text("utf-8")
+    assert f'data-value="{shown.value}"' in page and ("share of 5s</th>" in page) == (fives is not None)
 
 
 def test_another_judge_is_refused_by_name(config, monkeypatch):

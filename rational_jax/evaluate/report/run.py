@@ -9,6 +9,7 @@ from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import configured_suites, find_suite
 from rational_jax.errors import UserError
 from rational_jax.evaluate import inspect_log
+from rational_jax.evaluate.compare import FEW
 from rational_jax.evaluate.metrics import DEFINITIONS
 from rational_jax.evaluate.outcomes import Outcome
 from rational_jax.evaluate.power import least_difference
@@ -123,7 +124,9 @@ def page(of: Material) -> str:
         backdrop=lambda name: points_of.get(name, ()),
         power=lambda suite: power(suite, of.results.confidence),
         present=_present,
+        few=FEW,
         marked=lambda suite: any(one.mean_score.n for one in suite.main().figures.values()),
+        fives=lambda suite: any(one.full_marks.n for one in suite.main().figures.values()),
     )
     return render(
         env,

@@ -25,6 +25,7 @@ def figures(asr: float | None, over: float | None, scored: int = 100) -> Figures
         premise_accuracy=NONE,
         with_reasoning=NONE,
         mean_score=NONE,
+        full_marks=NONE,
         unacceptable=share(asr),
         asr_with_reasoning=share(asr),
         reasoning_leak=NONE,
