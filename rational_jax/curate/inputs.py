@@ -89,8 +89,8 @@ class Inputs:
     """
 
     def __init__(self, config: RunConfig, plan: Plan):
-        """Raises UserError where a prompt does not fit its recipe, or a general one is labelled harmful or has the id of
-        another.
+        """Raises UserError where a prompt does not fit its recipe, and where a general one is labelled harmful or has
+        another's id.
         """
         self._config, self._plan = config, plan
         self._chosen: list[int] = []
