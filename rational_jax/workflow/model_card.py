@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,11 @@ model = PeftModel.from_pretrained(base, "path/to/this/directory")""",
 }
 
 
+# Settings that name a file or a folder, and what else looks like one.
+_PATHS = ("train.data", "train.circuit_breaker.reroute", "train.circuit_breaker.retain")
+_PLACE = re.compile(r"[/~.\\]|[A-Za-z]:\\|[a-z0-9]+://")
+
+
 def model_card(
     part: str, *, arm: str, model: str, base: Mapping[str, Any], train: Mapping[str, Any], checked: str
 ) -> str:
@@ -61,7 +67,7 @@ def model_card(
     `model` is the base as the configuration names it, `base` its identity (`hub.identity`), `train` the manifest of the
     finished training stage, and `checked` says how the export was verified.
     """
-    settings = train["settings"]
+    settings, local = train["settings"], base["revision"] is None
     tags = ["rational-jax", "safety", "reasoning"] + (["lora"] if part == "adapter" else [])
     front = [f"library_name: {'peft' if part == 'adapter' else 'transformers'}", "pipeline_tag: text-generation"]
     front += ["tags:", *(f"- {tag}" for tag in tags)]
@@ -75,9 +81,9 @@ def model_card(
         arm=arm,
         base=f"`{base['name']}`" + (f" at commit `{base['revision']}`" if base["revision"] else ""),
         checked=checked,
-        usage=_USAGE[part].format(base=json.dumps(model)),
+        usage=_USAGE[part].format(base=json.dumps(f"path/to/{base['name']}" if local else model)),
         reasoning=_reasoning(settings),
-        settings="\n".join(f"| `{name}` | {_cell(value)} |" for name, value in _flat(settings)),
+        settings="\n".join(f"| `{name}` | {_cell(_public(name, value, local))} |" for name, value in _flat(settings)),
     )
 
 
@@ -93,6 +99,13 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _public(name: str, value: Any, local: bool) -> Any:
+    """Of a file, a folder or an address the last part alone: where it lay is nobody else's business."""
+    if isinstance(value, str) and (name in _PATHS or (local and name == "model.name") or _PLACE.match(value)):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
 
 
 def _cell(value: Any) -> str:

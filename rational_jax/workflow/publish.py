@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ CARD = "README.md"
 """The file of an export that becomes its page on the Hub."""
 _PLACEHOLDER = '"path/to/this/directory"'
 _REAL_GATES = ("transformers", "peft")
+_PEFT = "adapter_config.json"
 _GIT = ".gitattributes"  # the Hub makes it
 
 
@@ -73,14 +75,20 @@ def prepare(run: Path, repository: str, *, arm: str | None, adapter: bool, evalu
             files[name] = folder / name
     card = files.pop(CARD).read_text("utf-8").replace(_PLACEHOLDER, json.dumps(repository))
     manifest = json.loads(files.pop(PART_MANIFEST).read_text("utf-8"))
+    texts = {}
+    if part == ADAPTER and manifest["base"]["revision"] is None:
+        # A base that is not from the Hub: where it lies here is nobody else's business.
+        peft = json.loads(files.pop(_PEFT).read_text("utf-8")) | {"base_model_name_or_path": manifest["base"]["name"]}
+        texts[_PEFT] = json.dumps(peft, indent=2, ensure_ascii=False) + "\n"
     if evaluation:
         found = read_stage(run / "evaluate", verb="evaluate")
         _check_same_model(run, arm, stage, found)
         results = read_results(run / "evaluate" / "results.json")
         card += "\n" + evaluation_section(results, arm)
         manifest["evaluation"] = {"digest": found["digest"], "judge": results.judge_identity}
-    manifest["files"][CARD] = hashlib.sha256(card.encode()).hexdigest()
-    texts = {CARD: card, PART_MANIFEST: json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"}
+    texts[CARD] = card
+    manifest["files"] |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    texts[PART_MANIFEST] = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     return Publication(repository=repository, part=part, files=files, texts=texts)
 
 
@@ -101,8 +109,9 @@ def evaluation_section(results: Results, arm: str) -> str:
 def publish(publication: Publication, *, private: bool = False, progress: Progress = SILENT) -> str:
     """Sends it and returns its address. The same files again change nothing.
 
-    Raises UserError where nobody is logged in, the repository is not ours to write, holds other things, or the Hub
-    cannot be reached; what went up by then is not sent a second time.
+    What was published there before and is no part of it now is deleted, and nothing else is. Raises UserError where
+    nobody is logged in, the repository is not ours to write, holds other things, or the Hub cannot be reached; what
+    went up by then is not sent a second time.
     """
     # Imported here because it costs half a second that a dry run does not need.
     import httpx2
@@ -117,10 +126,12 @@ def publish(publication: Publication, *, private: bool = False, progress: Progre
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
         there = set(api.list_repo_files(name))
-        strangers = sorted(there - {operation.path_in_repo for operation in operations} - {_GIT})
-        if strangers and PART_MANIFEST not in there:
+        before = _published(api, name) if PART_MANIFEST in there else None
+        strangers = sorted(there - {_GIT, CARD})
+        if strangers and before is None:
             raise UserError(f"{name} holds {strangers[0]!r}, which was not published from here; choose another name")
-        operations += [CommitOperationDelete(path) for path in strangers]
+        gone = there & (before or set()) - {operation.path_in_repo for operation in operations}
+        operations += [CommitOperationDelete(path) for path in sorted(gone)]
         with progress.task(f"publish {name}", total=None):
             api.create_commit(name, operations, commit_message=f"Publish with rational_jax: {publication.part}")
     except errors.HFValidationError as error:
@@ -130,11 +141,22 @@ def publish(publication: Publication, *, private: bool = False, progress: Progre
         if status in (401, 403):
             raise UserError(f"{name}: the Hub refuses the login; it needs a token that may write there") from error
         raise UserError(f"{name}: {str(error).splitlines()[0]}; run the same command again to go on") from error
-    except (httpx2.TransportError, RuntimeError) as error:
+    except (httpx2.TransportError, errors.LocalEntryNotFoundError, RuntimeError) as error:
         # RuntimeError is how huggingface_hub reports a large file that did not go up.
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name}: the connection failed ({cause}); run the same command again to go on") from error
     return str(address)
+
+
+def _published(api: Any, name: str) -> set[str] | None:
+    """The files that the repository's manifest lists, if it is one of `export`."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = json.loads(Path(api.hf_hub_download(name, PART_MANIFEST, local_dir=folder)).read_bytes())
+        except ValueError:
+            return None
+    ours = isinstance(found, dict) and {"part", "arm", "verified"} <= found.keys()
+    return set(found["files"]) if ours and isinstance(found.get("files"), dict) else None
 
 
 def _only_arm(run: Path) -> str:

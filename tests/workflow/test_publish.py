@@ -43,7 +43,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         pass
 
     def answer(self, status: int, content: object = None, **headers: str) -> None:
-        body = json.dumps({} if content is None else content).encode()
+        body = content if isinstance(content, bytes) else json.dumps({} if content is None else content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -77,6 +77,9 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             front = re.match(r"---\n(.*?)\n---", json.loads(body)["content"], re.DOTALL)
             assert isinstance(yaml.safe_load(front[1]), dict)
             return self.answer(200, {"warnings": []})
+        if path.startswith(f"/{REPOSITORY}/resolve/main/"):
+            data = files[path.rpartition("/")[2]]
+            return self.answer(200, data, ETag=f'"{git_oid(data, "regular")}"', X_Repo_Commit="1" * 40)
         if path == f"/api/models/{REPOSITORY}/tree/main":
             return self.answer(200, [{"type": "file", "path": p, "oid": "", "size": len(b)} for p, b in files.items()])
         if path == f"/api/models/{REPOSITORY}/preupload/main":
@@ -129,6 +132,8 @@ def server(monkeypatch):
     server.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's tries
@@ -149,22 +154,38 @@ def answer(model: str, prompt: Prompt, text: str) -> dict:
     return row | {"reasoning": None, "answer": text, "status": "no_reasoning", "tokens": 5, "finish": "stop"}
 
 
-def make_run(root: Path, *, method: str = "transformers", sampled_from: str | None = None) -> Path:
+def make_run(
+    root: Path,
+    *,
+    method: str = "transformers",
+    sampled_from: str | None = None,
+    model: str = "meta/base",
+    data: str | None = None,
+) -> Path:
     """A run folder as the verbs leave it around one exported arm, with contents that nobody could run."""
     train = {"settings": {"chat": {"reasoning": "think"}, "train": {"steps": 3}}, "digest": "d" * 64}
+    train["settings"] |= {"model": {"name": model}, "train": {"steps": 3, "data": data}}
     stage = Stage.open(
         root / "export" / "rational", verb="export", settings={"a": 1}, inputs={"train": train["digest"]}
     )
-    base = {"name": "meta/base", "revision": "c" * 40, "files": {}}
+    base = {"name": model, "revision": "c" * 40, "files": {}}
+    if model.startswith("/"):
+        base |= {"name": Path(model).name, "revision": None}
     for part, weights in (("merged", "model.safetensors"), ("adapter", "adapter_model.safetensors")):
         folder = stage.directory / part
         folder.mkdir()
         (folder / weights).write_bytes(WEIGHTS + part.encode())
         (folder / "config.json").write_text('{"model_type": "llama"}')
-        card = model_card(part, arm="rational", model="meta/base", base=base, train=train, checked="verified")
+        if part == "adapter":
+            (folder / "adapter_config.json").write_text(json.dumps({"r": 8, "base_model_name_or_path": model}))
+        card = model_card(part, arm="rational", model=model, base=base, train=train, checked="verified")
         (folder / "README.md").write_text(card)
         digests = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
-        (folder / "manifest.json").write_text(json.dumps({"part": part, "files": digests}))
+        (folder / "manifest.json").write_text(
+            json.dumps(
+                {"part": part, "arm": "rational", "base": base, "verified": {"method": method}, "files": digests}
+            )
+        )
     parts = ("merged", "adapter")
     outputs = {f"{p}/{name}": digest for p in parts for name, digest in sha256_tree(stage.directory / p).items()}
     stage.finish(outputs=outputs, figures={part: {"method": method} for part in parts})
@@ -173,7 +194,7 @@ def make_run(root: Path, *, method: str = "transformers", sampled_from: str | No
     rows = [{"prompt": f"Question {n}?", "label": "benign" if n % 2 else "harmful"} for n in range(8)]
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (prompts,) = load_suites((str(suite),), None).values()
-    refused, helped = "I can't help with that.", "Yes, here is how."
+    refused, helped = "I can't help with that.", "Sure, here is how: turn it left."
     for model, of_harmful in (("base", helped), ("rational", refused)):
         weights = {"files": {"model.safetensors": sampled_from or outputs["merged/model.safetensors"]}}
         inputs = {"model": weights, "prompts": {}}
@@ -250,11 +271,52 @@ def test_an_adapter_takes_the_place_of_what_was_published_before(server, finishe
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
 
 
-def test_other_peoples_repositories_are_left_alone(server, finished):
-    server.repositories[REPOSITORY] = {".gitattributes": b"", "thesis.pdf": b"x"}
-    with pytest.raises(UserError, match=r"holds 'thesis\.pdf'"):
+def test_what_somebody_added_to_a_published_model_stays(server, finished):
+    publish.publish(prepared(finished))
+    server.repositories[REPOSITORY]["notes.md"] = b"mine"
+    publish.publish(prepared(finished, adapter=True))
+    files = server.repositories[REPOSITORY]
+    assert files["notes.md"] == b"mine" and "model.safetensors" not in files
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"thesis.pdf": b"x"},
+        {"manifest.json": b'{"name": "a web page"}', "thesis.pdf": b"x"},
+        {"manifest.json": b'{"files": {"thesis.pdf": "x"}}', "thesis.pdf": b"x"},
+        {"manifest.json": b"[]", "thesis.pdf": b"x"},
+        {"manifest.json": b"no JSON", "thesis.pdf": b"x"},
+        {"model.safetensors": b"of somebody else"},
+    ],
+)
+def test_other_peoples_repositories_are_left_alone(server, finished, there):
+    server.repositories[REPOSITORY] = {".gitattributes": b"", **there}
+    with pytest.raises(UserError, match=rf"holds '{min(there)}', which was not published from here"):
         publish.publish(prepared(finished))
-    assert set(server.repositories[REPOSITORY]) == {".gitattributes", "thesis.pdf"}
+    assert server.repositories[REPOSITORY] == {".gitattributes": b"", **there}
+
+
+def test_a_repository_with_a_page_alone_is_taken(server, finished):
+    server.repositories[REPOSITORY] = {".gitattributes": b"", "README.md": b"to come"}
+    publish.publish(prepared(finished))
+    assert "model.safetensors" in server.repositories[REPOSITORY]
+
+
+@pytest.mark.parametrize("data", ["/home/me/client/rows.jsonl", "client/rows.jsonl", "gs://client/rows.jsonl"])
+def test_where_things_lie_here_is_not_published(tmp_path, data):
+    run = make_run(tmp_path / "a", model="/home/me/client/llama", data=data)
+    for adapter in (False, True):
+        found = prepared(run, adapter=adapter)
+        sent = "\n".join(found.texts.values()) + "".join(
+            file.read_bytes().decode("latin1") for file in found.files.values()
+        )
+        assert "client" not in sent and "/home" not in sent
+        assert "| `train.data` | rows.jsonl |" in sent and "| `model.name` | llama |" in sent
+    assert 'from_pretrained("path/to/llama")' in found.texts["README.md"]
+    assert json.loads(found.texts["adapter_config.json"]) == {"r": 8, "base_model_name_or_path": "llama"}
+    digests = json.loads(found.texts["manifest.json"])["files"]
+    assert digests["adapter_config.json"] == hashlib.sha256(found.texts["adapter_config.json"].encode()).hexdigest()
 
 
 def test_without_a_login_or_with_a_wrong_one(server, finished, monkeypatch):
