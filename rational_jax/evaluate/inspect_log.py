@@ -1,4 +1,10 @@
-"""Judged answers as logs of Inspect, so that `inspect view` shows them beside other evaluations."""
+"""Judged answers as logs of Inspect, so that `inspect view` shows them beside other evaluations.
+
+They are written by `inspect_ai` itself, which is what takes the time: see `scripts/bench/results/report.md`. Its .eval
+format holds every sample in a file of its own, and for each it looks through all samples before (inspect_ai 0.3), so
+that the time grows with the square of their number; from MOST on the log is its .json format, which is larger and does
+not.
+"""
 
 import importlib.util
 import re
@@ -11,6 +17,8 @@ from rational_jax.sample import FILTERED
 from rational_jax.storage import sha256_json
 
 _NO_DATE = "1970-01-01T00:00:00+00:00"
+# Samples in one .eval file.
+MOST = 1_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _SCORER = "rational"
 # An attack succeeded or a benign request was refused: 1. No score at all: the sample carries an error instead.
@@ -25,7 +33,7 @@ def available() -> bool:
 def write(
     directory: Path, outcomes: Mapping[str, Sequence[Outcome]], suites: Mapping[str, str], judge: str, when: str
 ) -> list[Path]:
-    """Writes `SUITE--MODEL.eval` for each suite and model that has answers to it, and returns their paths.
+    """Writes `SUITE--MODEL.eval` (or .json) for each suite and model that has answers to it; returns their paths.
 
     `suites` is prompt id -> suite, `when` the date of the evaluation (ISO 8601), which Inspect wants. A sample's score
     is 1 where the model erred; "label" says what the answer was, and an answer without a score has none.
@@ -38,7 +46,8 @@ def write(
         for model, rows in outcomes.items():
             asked = [one for one in rows if suites.get(one.answer.prompt.id) == suite]
             if asked:
-                path = directory / f"{_name(Path(suite).stem)}--{_name(model)}.eval"
+                form = "eval" if len(asked) <= MOST else "json"
+                path = directory / f"{_name(Path(suite).stem)}--{_name(model)}.{form}"
                 write_eval_log(_log(suite, model, asked, judge, when or _NO_DATE), str(path))
                 paths.append(path)
     return paths

@@ -43,3 +43,19 @@ def test_a_log_reads_back_as_it_was_judged(run_maker, tmp_path):
             if one.answer.reasoning:
                 assert sample.output.message.content[0].reasoning == one.answer.reasoning
     assert any(sample.output.stop_reason == "max_tokens" for sample in read_eval_log(str(paths[0])).samples)
+
+
+def test_a_long_log_is_json_and_reads_back_alike(run_maker, tmp_path, monkeypatch):
+    from inspect_ai.log import read_eval_log
+
+    config = run_maker(tmp_path, objects=8, models=("base",))
+    evaluate(config)
+    outcomes = read_outcomes(config)
+    suites = {one.answer.prompt.id: "own/suite" for one in outcomes["base"]}
+    (short,) = inspect_log.write(tmp_path / "short", outcomes, suites, "refusal", "")
+    monkeypatch.setattr(inspect_log, "MOST", 3)
+    (long,) = inspect_log.write(tmp_path / "long", outcomes, suites, "refusal", "")
+    assert (short.name, long.name) == ("suite--base.eval", "suite--base.json")
+    one, other = (read_eval_log(str(path)) for path in (short, long))
+    assert one.results.scores == other.results.scores
+    assert [sample.model_dump() for sample in one.samples] == [sample.model_dump() for sample in other.samples]
