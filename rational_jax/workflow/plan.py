@@ -220,11 +220,25 @@ def _compiled(
                 **shared,
             )
         shared["compile_seconds"] = time.perf_counter() - clock
-    analysis, text = compiled.memory_analysis(), compiled.as_text()
+    analysis = compiled.memory_analysis()
+    arguments, peak = analysis.argument_size_in_bytes / GIB, analysis.peak_memory_in_bytes / GIB
+    fitting: dict[str, Any] = {
+        "fits": True,
+        "peak_gib": peak,
+        "memory": Memory(**given, padding=arguments - sum(given.values()), temporaries=peak - arguments, limit=limit),
+        "advice": (),
+    }
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        # libtpu's compiler is newer than jaxlib's reader of programs, and writes what that one does not know.
+        if "async-update" not in str(error):
+            raise
+        unread = "this jaxlib cannot read the program that libtpu made: install versions of one release"
+        return Plan(matmul_flops=None, collectives={}, kernels={}, estimate=None, unknown=unread, **fitting, **shared)
     if module is not None:
         module.write_text(text)
     costs = read_costs(text)
-    arguments, peak = analysis.argument_size_in_bytes / GIB, analysis.peak_memory_in_bytes / GIB
     times, unknown = None, None
     executed = splash_flops(program.decoder, section.sequence_length)
     rows = section.batch_size / section.micro_batches / chips
@@ -235,15 +249,12 @@ def _compiled(
     except ValueError as error:
         unknown = str(error)
     return Plan(
-        fits=True,
-        peak_gib=peak,
-        memory=Memory(**given, padding=arguments - sum(given.values()), temporaries=peak - arguments, limit=limit),
         matmul_flops=costs.matmul_flops,
         collectives=costs.collectives,
         kernels=costs.kernels,
         estimate=times,
         unknown=unknown,
-        advice=(),
+        **fitting,
         **shared,
     )
 
