@@ -234,7 +234,7 @@ class KeptFiles:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What `publish` was given."""
+        """What `publish` was given; nothing where the record did not come along, as with a copy of the run."""
         return self._record["figures"]
 
     def begin(self) -> Path:
@@ -262,6 +262,11 @@ class KeptFiles:
         _sync(self.partial)
         self.partial.rename(self.path)
         _sync(self.path.parent)
+
+    def verified(self, figures: dict[str, Any]) -> None:
+        """Gives figures to a published folder that came here without its record."""
+        self._record["figures"] = figures
+        atomic_write_json(self._record_file, self._record)
 
     def discard(self) -> None:
         """Removes what there is of a folder that is not complete."""

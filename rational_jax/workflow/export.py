@@ -85,11 +85,15 @@ def _write_missing(
     train: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Write, check and publish the parts that are not there."""
-    missing = [part for part, folder in folders.items() if not folder.published]
+    """Write, check and publish the parts that are not there; check again what came without its verification."""
+    missing = [part for part, folder in folders.items() if not folder.published or not folder.figures]
     with progress.task(f"export {arm}", total=len(folders), unit="parts", done=len(folders) - len(missing)) as task:
         for part in missing:
-            verification = _write_part(folders[part], part, trained, config, arm, train)
+            if folders[part].published:
+                verification = _verified(folders[part].path, part, trained, config)
+                folders[part].verified(dataclasses.asdict(verification))
+            else:
+                verification = _write_part(folders[part], part, trained, config, arm, train)
             progress.message(f"export {arm}: {part} {verification.label}")
             if (off := verification.from_quantized) is not None:
                 progress.message(f"export {arm}: logits are {off:.1e} of the largest from the quantized base's")
@@ -100,22 +104,14 @@ def _write_part(
     folder: KeptFiles, part: str, trained: Trained, config: RunConfig, arm: str, train: dict[str, Any]
 ) -> hub.Verification:
     """Fill the directory of one part, weights first and the description last, with the gate in between."""
-    mode = config.export.verify
-    computed = hub.is_computed(mode) or (trained.quantized and mode != "off")
-    rows = hub.probe_tokens(trained.decoder, _rendered(trained.base, config)) if computed else []
-    directory, decoder, gate = folder.begin(), trained.decoder, {"rows": rows, "mode": mode}
+    directory = folder.begin()
     try:
         if part == MERGED:
-            hub.write_model(directory, decoder, trained.weights, source=trained.base, kept=folder)
-            verification = hub.verify_model(directory, decoder, trained.weights, **gate)
-            if trained.quantized and rows:
-                run = (trained.factors, trained.lora, trained.quantized)
-                distance = hub.distance_from_quantized(trained.base, decoder, trained.weights, *run, **gate)
-                verification = dataclasses.replace(verification, from_quantized=distance)
+            hub.write_model(directory, trained.decoder, trained.weights, source=trained.base, kept=folder)
         else:
             named = {"base_name": config.model.name, "base_revision": trained.identity["revision"]}
-            hub.write_adapter(directory, decoder, trained.factors, trained.lora, **named)
-            verification = hub.verify_adapter(directory, trained.base, decoder, trained.factors, trained.lora, **gate)
+            hub.write_adapter(directory, trained.decoder, trained.factors, trained.lora, **named)
+        verification = _verified(directory, part, trained, config)
     except UserError:
         # What the gate refused must not be found again by the next run.
         folder.discard()
@@ -137,6 +133,22 @@ def _write_part(
         },
     )
     folder.publish(dataclasses.asdict(verification))
+    return verification
+
+
+def _verified(directory: Path, part: str, trained: Trained, config: RunConfig) -> hub.Verification:
+    """What the gate finds of a part as it lies in `directory`."""
+    mode = config.export.verify
+    computed = hub.is_computed(mode) or (trained.quantized and mode != "off")
+    rows = hub.probe_tokens(trained.decoder, _rendered(trained.base, config)) if computed else []
+    decoder, gate = trained.decoder, {"rows": rows, "mode": mode}
+    if part == ADAPTER:
+        return hub.verify_adapter(directory, trained.base, decoder, trained.factors, trained.lora, **gate)
+    verification = hub.verify_model(directory, decoder, trained.weights, **gate)
+    if trained.quantized and rows:
+        run = (trained.factors, trained.lora, trained.quantized)
+        distance = hub.distance_from_quantized(trained.base, decoder, trained.weights, *run, **gate)
+        verification = dataclasses.replace(verification, from_quantized=distance)
     return verification
 
 

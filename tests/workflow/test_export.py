@@ -222,6 +222,28 @@ def test_a_second_run_changes_nothing_and_other_settings_are_refused(lora_run):
         export.run(lora_run(verify="self", dtype="float32"), "rational")
 
 
+def test_a_part_that_came_without_its_verification_is_verified_again(lora_run, monkeypatch):
+    """Another machine goes on: records are hidden files, which neither a bucket nor a copy of the run needs to hold."""
+    config = lora_run(verify="self")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "finish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export.run(config, "rational")
+    folder = Path(config.run) / "export" / "rational"
+    before = sha256_tree(folder / "merged")
+    for record in (folder / ".merged.json", folder / ".adapter.json"):
+        record.unlink()
+    export.run(config, "rational")
+    assert sha256_tree(folder / "merged") == before
+    figures = read_stage(folder, verb="export")["figures"]
+    assert {part: figures[part]["method"] for part in figures} == {"merged": "self", "adapter": "self"}
+    assert not list(folder.glob(".*.json"))
+
+
 def test_the_gate_lets_nothing_wrong_appear(lora_run, monkeypatch):
     write = hub.write_model
 
