@@ -12,6 +12,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,14 @@ RANGE_BYTES = 16 * 2**20
 
 _TRIES = 4
 _RECORD = "record.json"
+# What is raised below fsspec, for HTTP and gs://, gs:// and s3://.
+_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+)
 # What stores say of a file that is another one when the file is.
 _VERSION = ("size", "etag", "ETag", "md5Hash", "crc32c", "generation", "updated", "mtime", "Last-Modified", "created")
 
@@ -161,20 +170,20 @@ def _fetch(store: AbstractFileSystem, file: str, size: int | None, part: Path, t
     start = part.stat().st_size if part.exists() else 0
     failures, source = 0, None
     with part.open("ab") as out:
-        while start != size:
+        while size is not None and start < size:
             try:
                 if source is None:
                     source = store.open(file, "rb", block_size=RANGE_BYTES, cache_type="none", size=size)
                 source.seek(start)
                 if not (data := source.read(min(RANGE_BYTES, size - start))):
                     raise OSError(f"it ended after {start:,} of {size:,} bytes")
-            except (TypeError, ValueError):  # no length, or the whole of it where a range was asked for
+            except ValueError:  # the whole was sent where a range was asked for
                 break
-            except _broken() as error:
+            except broken() as error:
                 failures, source = failures + 1, None
                 if failures == _TRIES or isinstance(error, FileNotFoundError | PermissionError):
                     raise UserError(
-                        f"{file}: the connection broke ({_first_line(error)}); run the same command again, it goes on "
+                        f"{file}: the connection broke ({first_line(error)}); run the same command again, it goes on "
                         f"after {start:,} bytes"
                     ) from error
                 continue
@@ -205,8 +214,8 @@ def _told(address: str) -> Iterator[None]:
         # To fsspec a server that does not answer is the same.
         silent = ", or nobody answers there" if address.startswith("http") else ""
         raise UserError(f"{address}: there is no such file or folder{silent}") from error
-    except (PermissionError, *_broken()) as error:
-        raise UserError(f"{address} cannot be read: {_first_line(error)}") from error
+    except (PermissionError, *broken()) as error:
+        raise UserError(f"{address} cannot be read: {first_line(error)}") from error
 
 
 @contextmanager
@@ -218,14 +227,12 @@ def alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _broken() -> tuple[type[Exception], ...]:
-    """What a connection that fails raises; aiohttp, which HTTP and gs:// go through, has its own."""
-    try:
-        from aiohttp import ClientError
-    except ImportError:
-        return (OSError, asyncio.TimeoutError)
-    return (OSError, asyncio.TimeoutError, ClientError)
+def broken() -> tuple[type[Exception], ...]:
+    """What a store that fails raises: the packages behind fsspec have errors of their own, where they are in use."""
+    found = [getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules]
+    return (OSError, asyncio.TimeoutError, *found)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, as far as it fits into a message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Shelf:
-    """What the server has, by path ("/model/config.json"), and how it behaves.
+    """What the server has, by path ("/model/config.json"), and whether it knows ranges and says lengths.
 
     `asked` are the files that were asked for with the range, as (path, first, last + 1), or (path, None, None) for a
     whole file. The next `cuts` replies end half-way.
@@ -17,6 +17,7 @@ class Shelf:
 
     files: dict[str, bytes]
     ranges: bool = True
+    lengths: bool = True
     cuts: int = 0
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     address: str = ""
@@ -58,7 +59,10 @@ def shelved(**files: bytes) -> Iterator[Shelf]:
                 shelf.asked.append((self.path, first, end) if status == 206 else (self.path, None, None))
             self.send_response(status)
             self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/octet-stream")
-            self.send_header("Content-Length", str(end - first))
+            if shelf.lengths:
+                self.send_header("Content-Length", str(end - first))
+            else:
+                self.send_header("Connection", "close")
             self.send_header("ETag", f'"{hash(data)}"')
             self.send_header("Accept-Ranges", "bytes" if shelf.ranges else "none")
             if status == 206:

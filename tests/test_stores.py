@@ -63,8 +63,9 @@ def test_a_connection_that_breaks_again_and_again_is_said_and_the_next_start_goe
     assert shelf.ranges_of("/data") == BLOCKS[3:] and part.read_bytes() == DATA
 
 
-def test_a_server_without_ranges_sends_the_whole(shelf: Shelf):
-    shelf.ranges = False
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_server_without_ranges_sends_the_whole(shelf: Shelf, lengths):
+    shelf.ranges, shelf.lengths = False, lengths
     assert local_copy(f"{shelf.address}/data").read_bytes() == DATA
     assert shelf.ranges_of("/data")[-1] == (None, None) and len(shelf.asked) <= 3
 
