@@ -231,10 +231,10 @@ def _compiled(
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError as error:
-        # libtpu's compiler is newer than jaxlib's reader of programs, and writes what that one does not know.
+        # libtpu writes instructions that jaxlib's reader of programs does not know, even of one release (v6e, LoRA).
         if "async-update" not in str(error):
             raise
-        unread = "this jaxlib cannot read the program that libtpu made: install versions of one release"
+        unread = "this jaxlib cannot read the program that libtpu made; its memory is all that is known"
         return Plan(matmul_flops=None, collectives={}, kernels={}, estimate=None, unknown=unread, **fitting, **shared)
     if module is not None:
         module.write_text(text)
