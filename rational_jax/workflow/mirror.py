@@ -18,6 +18,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +26,7 @@ from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import atomic_write_json, atomic_write_text, sha256_file, sha256_json
-from rational_jax.stores import alone, cache_folder, is_remote, open_store
+from rational_jax.stores import alone, broken, cache_folder, first_line, is_remote, open_store
 
 INDEX, CONTENTS = "INDEX.json", "contents"
 EVERY_SECONDS = 60.0
@@ -36,6 +37,8 @@ _MANIFEST = "manifest.json"
 _UNFINISHED = (".partial", ".old", ".tmp")
 _ORBAX_UNFINISHED = "orbax-checkpoint-tmp"
 _TRIES = 3
+_ABANDONED_SECONDS = 24 * 3600.0
+"""Pieces that were never committed and are older belong to nobody; younger ones may be on their way into a commit."""
 _BLOCK = 4 * 2**20
 
 
@@ -70,15 +73,18 @@ def mirrored(
     elif not _joined(mirror, begin, all_write):
         yield local
         return
-    stop, failures = threading.Event(), []
+    stop = threading.Event()
 
     def keep_sending() -> None:
+        failed = False
         while not stop.wait(EVERY_SECONDS):
             try:
                 mirror.push()
             except (UserError, OSError) as error:
                 # Tried again in a minute, and at the end for good.
-                failures.append(error)
+                if not failed:
+                    progress.message(f"nothing could be sent to {config.run}, it is tried again and again: {error}")
+                failed = True
 
     sender = threading.Thread(target=keep_sending, daemon=True)
     sender.start()
@@ -87,8 +93,6 @@ def mirrored(
     finally:
         stop.set()
         sender.join()
-        if failures:
-            progress.message(f"{len(failures)} times nothing could be sent to {config.run} ({failures[-1]})")
         mirror.push()
 
 
@@ -107,7 +111,7 @@ def _joined(mirror: Mirror, begin: Callable[[], str], all_write: bool) -> bool:
         )
     if not here:
         with alone(mirror.local):  # several may be on one machine
-            Mirror(mirror.address).pull(sweep=False)
+            Mirror(mirror.address).pull()
     return is_lead()
 
 
@@ -123,14 +127,21 @@ class Mirror:
         self._state: dict[str, Any] = {"version": 0, "files": {}, "seen": {}}
         if (self.local / _STATE).is_file():
             self._state = json.loads((self.local / _STATE).read_bytes())
+        self._swept = False
 
-    def pull(self, sweep: bool = True) -> int:
+    def pull(self) -> int:
         """Makes the local copy what the store has, if another machine went on there; the number of files fetched.
 
-        A copy that is ahead of the store, because the sending failed, stays. `sweep` removes what a killed writer left
-        there: only for who will be the next writer. Raises UserError for damage there.
+        A copy that is ahead of the store, because the sending failed, stays. Nothing changes at the store. Raises
+        UserError for damage there, and where it has lost what this copy is of.
         """
         index = self._index()
+        if index["version"] < self._state["version"]:
+            raise UserError(
+                f"{self.address} has gone back to version {index['version']}, and {self.local} is of version "
+                f"{self._state['version']}: delete {self.local / _STATE} to send that copy there again, or the folder "
+                "to go on with what is there"
+            )
         if index["version"] == self._state["version"]:
             return 0
         known, fetched = self._state["files"], 0
@@ -148,8 +159,6 @@ class Mirror:
             fetched += 1
         self._state |= index
         self._save()
-        if sweep:
-            self._sweep()
         return fetched
 
     def push(self) -> None:
@@ -166,13 +175,20 @@ class Mirror:
         there = self._index()
         if there["version"] != self._state["version"]:
             raise UserError(f"{self.address} was changed by another machine meanwhile; let only one work on a run")
+        # Whatever became of a piece since it was sent, a commit names none that is not there.
+        stored = self._stored()
+        files |= {name: self._send(name, again=True) for name in files if not stored.issuperset(files[name]["pieces"])}
         index = {"version": there["version"] + 1, "files": files}
-        self._store.pipe_file(f"{self._root}/{INDEX}", json.dumps(index, indent=1).encode())
+        with self._telling():
+            self._store.pipe_file(f"{self._root}/{INDEX}", json.dumps(index, indent=1).encode())
         gone = _contents(there) - _contents(index)
         self._state |= index
         self._save()
-        for name in gone:
-            self._store.rm_file(self._object(name))
+        with self._telling():
+            for name in gone & stored:
+                self._store.rm_file(self._object(name))
+            if not self._swept:
+                self._sweep(stored - gone)
 
     def _files(self) -> list[str]:
         """What is to be kept, manifests first."""
@@ -183,9 +199,9 @@ class Mirror:
             names += [(inside / name).as_posix() for name in files if not _is_unfinished(name)]
         return sorted(names, key=lambda name: (not name.endswith(f"/{_MANIFEST}"), name))
 
-    def _send(self, name: str) -> dict[str, Any]:
-        """The entry of a file, with all its pieces at the store."""
-        path, before = self.local / name, self._state["files"].get(name)
+    def _send(self, name: str, again: bool = False) -> dict[str, Any]:
+        """The entry of a file, with all its pieces at the store; `again` sends the whole of it."""
+        path, before = self.local / name, None if again else self._state["files"].get(name)
         seen = _seen(path)
         if before and self._state["seen"].get(name) == seen:
             return before
@@ -210,19 +226,20 @@ class Mirror:
 
     def _put(self, file: BinaryIO, start: int, size: int, digest: str) -> None:
         target = self._object(digest)
-        if self._store.exists(target) and self._store.size(target) == size:
-            return
-        file.seek(start)
-        # It appears when it is closed, and so as a whole.
-        with self._store.open(target, "wb") as piece:
-            while size and (block := file.read(min(size, _BLOCK))):
-                piece.write(block)
-                size -= len(block)
+        with self._telling():
+            if self._store.exists(target) and self._store.size(target) == size:
+                return
+            file.seek(start)
+            # It appears when it is closed, and so as a whole.
+            with self._store.open(target, "wb") as piece:
+                while size and (block := file.read(min(size, _BLOCK))):
+                    piece.write(block)
+                    size -= len(block)
 
     def _fetch(self, entry: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with temporary.open("wb") as file, self._telling():
             for piece in entry["pieces"]:
                 with self._store.open(self._object(piece), "rb") as source:
                     shutil.copyfileobj(source, file, _BLOCK)
@@ -230,22 +247,45 @@ class Mirror:
             raise UserError(f"{self.address} is damaged: {path.name} is not what its index says")
         os.replace(temporary, path)
 
-    def _sweep(self) -> None:
-        """Removes the pieces that a killed writer left without committing them."""
+    def _stored(self) -> set[str]:
+        """The pieces that are at the store."""
         folder = f"{self._root}/{CONTENTS}"
-        if self._store.exists(folder):
-            kept = _contents(self._state)
-            for file in self._store.ls(folder, detail=False):
-                if file.rpartition("/")[2] not in kept:
-                    self._store.rm_file(file)
+        with self._telling():
+            self._store.invalidate_cache()
+            names = self._store.ls(folder, detail=False) if self._store.exists(folder) else []
+        return {name.rpartition("/")[2] for name in names}
+
+    def _sweep(self, stored: set[str]) -> None:
+        """Removes the pieces that a killed writer left without committing them."""
+        self._swept = True
+        for name in stored - _contents(self._state):
+            age = datetime.now(UTC) - self._store.modified(self._object(name))
+            if age.total_seconds() > _ABANDONED_SECONDS:
+                self._store.rm_file(self._object(name))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Makes one line of what the store says."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            lost = (
+                f"{self.address}: {first_line(error)} is gone; if it was replaced just now, run the same command again"
+            )
+            raise UserError(lost) from error
+        except broken() as error:
+            raise UserError(
+                f"{self.address}: the store fails ({first_line(error)}); run the same command again"
+            ) from error
 
     def _index(self) -> dict[str, Any]:
         # What fsspec remembers of a listing is older than what another machine wrote.
         self._store.invalidate_cache()
-        try:
-            return json.loads(self._store.cat_file(f"{self._root}/{INDEX}"))
-        except FileNotFoundError:
-            return {"version": 0, "files": {}}
+        with self._telling():
+            try:
+                return json.loads(self._store.cat_file(f"{self._root}/{INDEX}"))
+            except FileNotFoundError:
+                return {"version": 0, "files": {}}
 
     def _object(self, digest: str) -> str:
         return f"{self._root}/{CONTENTS}/{digest}"

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import fsspec
@@ -107,14 +108,93 @@ def test_a_writer_killed_before_its_commit_has_written_nothing(machine, address,
     (one.local / "a").write_text("lost")
     (one.local / "b").write_text("lost too")
     monkeypatch.setattr(type(one._store), "pipe_file", killed)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(UserError, match=r"the store fails \(the machine is gone\)"):
         one.push()
     monkeypatch.undo()
     machine("two")
     two = Mirror(address)
     assert two.pull() == 1
     assert {file.name: file.read_text() for file in two.local.iterdir() if file.name[0] != "."} == {"a": "committed"}
-    assert sum("/contents/" in path for path in contents()) == 1, "what was not committed is swept"
+    assert sum("/contents/" in path for path in contents()) == 3, "who reads removes nothing"
+    (two.local / "c").write_text("goes on")
+    two.push()
+    assert sum("/contents/" in path for path in contents()) == 4, "nor who writes, what may be on its way"
+    monkeypatch.setattr(mirror, "_ABANDONED_SECONDS", 0)
+    three = Mirror(address)
+    (three.local / "c").write_text("later")
+    three.push()
+    assert sum("/contents/" in path for path in contents()) == 2, "what was not committed is swept at last"
+
+
+def test_who_reads_disturbs_no_writer(machine, address, monkeypatch):
+    """Another machine fetches the run in the middle of a push, and somebody removes a piece that was just sent."""
+    one = Mirror(address)
+    (one.local / "a").write_text("1")
+    one.push()
+    (one.local / "b").write_text("2")
+    index = one._index
+
+    def read_by_another():
+        machine("two")
+        assert Mirror(address).pull() == 1
+        fsspec.filesystem("memory").rm_file(f"/bucket/runs/a/contents/{hashlib.sha256(b'2').hexdigest()}")
+        return index()
+
+    monkeypatch.setattr(one, "_index", read_by_another)
+    one.push()
+    machine("three")
+    three = Mirror(address)
+    assert three.pull() == 2 and (three.local / "b").read_text() == "2"
+
+
+def test_a_bucket_that_lost_the_run_does_not_take_the_copy_with_it(machine, address):
+    one = Mirror(address)
+    (one.local / "a").write_text("dear")
+    one.push()
+    store = fsspec.filesystem("memory")
+    store.rm("/bucket/runs/a", recursive=True)
+    with pytest.raises(UserError, match=r"gone back to version 0, .* of version 1: delete .*\.mirror\.json to send"):
+        Mirror(address).pull()
+    assert (one.local / "a").read_text() == "dear"
+    (one.local / ".mirror.json").unlink()
+    again = Mirror(address)
+    assert again.pull() == 0
+    again.push()
+    machine("two")
+    assert Mirror(address).pull() == 1
+
+
+class StoreError(Exception):
+    """Like gcsfs.retry.HttpError and those of google.auth: no OSError."""
+
+
+def test_the_sending_goes_on_after_any_error_of_a_store_and_says_so_once(machine, address, monkeypatch):
+    monkeypatch.setattr(mirror, "EVERY_SECONDS", 0.02)
+    monkeypatch.setitem(sys.modules, "gcsfs.retry", types.SimpleNamespace(HttpError=StoreError))
+    failures, said = [], []
+
+    class Listener(type(mirror.SILENT)):
+        def message(self, text):
+            said.append(text)
+
+    whole = Mirror._stored
+
+    def stored(self):
+        if len(failures) < 3:
+            failures.append(1)
+            with self._telling():
+                raise StoreError("401: the token has run out")
+        return whole(self)
+
+    with mirrored(load_config(None, [f"run={address}"]), Listener()) as local:
+        monkeypatch.setattr(Mirror, "_stored", stored)
+        (Path(local.run) / "early").write_text("1")
+        for _ in range(200):
+            if "/bucket/runs/a/INDEX.json" in contents():
+                break
+            mirror.threading.Event().wait(0.05)
+        assert "early" in json.loads(contents()["/bucket/runs/a/INDEX.json"])["files"]
+    assert len(failures) == 3 and len(said) == 1 and "the token has run out" in said[0]
 
 
 def test_a_copy_that_is_ahead_stays(machine, address):
