@@ -7,8 +7,10 @@ from rational_jax.config.kinds import PromptSource, Section, Sources
 from rational_jax.config.load import bundled_configs, load_config, to_yaml
 from rational_jax.config.schema import (
     BASE,
+    CIRCUIT_BREAKER,
     DATE,
     ChatSection,
+    CircuitBreakerSection,
     CurateSection,
     EngineSection,
     EvaluateSection,
@@ -24,8 +26,10 @@ from rational_jax.config.schema import (
 
 __all__ = [
     "BASE",
+    "CIRCUIT_BREAKER",
     "DATE",
     "ChatSection",
+    "CircuitBreakerSection",
     "CurateSection",
     "EngineSection",
     "EvaluateSection",

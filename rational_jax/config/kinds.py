@@ -33,6 +33,9 @@ Label = Literal["harmful", "benign", "unknown"]
 Names = Annotated[tuple[Text, ...], Field(min_length=1)]
 Layers = Annotated[tuple[Natural, ...], Field(min_length=1)]
 Layouts = Annotated[tuple[Layout, ...], Field(min_length=1)]
+# What is trained: on a curated dataset of that layout, or the rival that has sets of its own.
+Arm = Literal["rational", "refusal", "answer-first", "shuffled", "circuit-breaker"]
+Arms = Annotated[tuple[Arm, ...], Field(min_length=1)]
 
 
 class Section(BaseModel):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rational_jax.config.kinds import (
+    Arms,
     Count,
     Day,
     Flag,
@@ -29,6 +30,9 @@ DATE = "2024-07-26"
 
 BASE = "base"
 """What the untrained model is called among `sample.models`."""
+
+CIRCUIT_BREAKER = "circuit-breaker"
+"""The arm that is trained by representation rerouting instead of SFT."""
 
 
 def _unique(key: str, values: tuple[str, ...]) -> None:
@@ -150,10 +154,26 @@ class LoraSection(Section):
     dropout: Momentum = Field(0.0, description="probability of dropping an element of the adapter's input")
 
 
+class CircuitBreakerSection(Section):
+    """The arm circuit-breaker: representations of harmful answers are led away from the base's, others are kept."""
+
+    reroute: Text | None = Field(None, description="harmful answers: a file or folder of rows with prompt and answer")
+    retain: Text | None = Field(None, description="the same of what is to stay: conversations, and refusals as well")
+    layers: Layers | None = Field(None, description="rerouted after so many layers; null is 10 and 20 of 32, to scale")
+    alpha: Positive = Field(10.0, description="weight of rerouting at first; half of it goes over to what is to stay")
+    retain_weight: Positive = Field(1.0, description="of distances besides: less where the model's streams are long")
+    without_request: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the answers in both sets that stand without their request"
+    )
+
+
 class TrainSection(Section):
     """Supervised fine-tuning, once for each arm."""
 
-    arms: Layouts = Field(("rational", "refusal"), description="curated datasets; one model is trained on each")
+    arms: Arms = Field(
+        ("rational", "refusal"),
+        description="curated datasets; one model is trained on each. circuit-breaker is trained by that section",
+    )
     data: Text | None = Field(
         None,
         description="train on the rationales in this .jsonl, .csv or .parquet file or dataset folder; null is what "
@@ -166,6 +186,7 @@ class TrainSection(Section):
     parameters: Literal["float32", "bfloat16"] = Field("float32", description="of what is trained, where all is")
     quantize: Literal["nf4", "int8"] = Field("nf4", description="how qlora keeps the weights of linear layers")
     lora: LoraSection = LoraSection()
+    circuit_breaker: CircuitBreakerSection = CircuitBreakerSection()
     steps: Count = Field(120, description="optimizer steps")
     batch_size: Count = Field(16, description="packed rows a step, over all devices")
     micro_batches: Count = Field(1, description="parts of a batch whose gradients are added up, to save memory")
@@ -212,6 +233,16 @@ class TrainSection(Section):
     @model_validator(mode="after")
     def _check(self):
         _unique("arms", self.arms)
+        if CIRCUIT_BREAKER in self.arms:
+            for key, unfit, instead in (
+                ("method", self.method == "full", "lora or qlora: the model is compared with its frozen base"),
+                ("rows", self.rows == "bucketed", "packed or padded: both sets share every batch"),
+                ("batch_size", self.batch_size % 2, "to be even: half of the rows are of each set"),
+                ("heldout", self.heldout, "0: there is no loss of tokens to measure"),
+                ("z_loss", self.z_loss, "0: there is no loss of tokens"),
+            ):
+                if unfit:
+                    raise ValueError(f"the arm {CIRCUIT_BREAKER} needs {key} {instead}")
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must not be more than steps ({self.steps})")
         if self.sample_prompts and self.method == "qlora":
@@ -347,7 +378,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check(self):
         _unique("curate.datasets", self.curate.datasets)
-        _subset("train.arms", self.train.arms, "curate.datasets", self.curate.datasets)
+        curated = tuple(arm for arm in self.train.arms if arm != CIRCUIT_BREAKER)
+        _subset("train.arms", curated, "curate.datasets", self.curate.datasets)
         _subset("sample.models", self.sample.models, "base and train.arms", (BASE, *self.train.arms))
         keep, samples = self.curate.keep, self.curate.samples
         if keep is not None and samples is not None and keep > samples:

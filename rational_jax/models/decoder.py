@@ -5,7 +5,7 @@ Shapes: B batch, S sequence, D embed, L layers, V vocabulary, N heads, K key-val
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,8 @@ class Decoder(nnx.Module):
         self.config = config
         # Layers that LoRA leaves out are of another kind, so that no scan has factors for some of its layers only.
         adapted = () if lora is None or lora.layers is None else lora.layers
-        self.runs = tuple(layout.runs([(kind, layer in adapted) for layer, kind in enumerate(config.kinds)]))
+        self._sorts = tuple((kind, layer in adapted) for layer, kind in enumerate(config.kinds))
+        self.runs = tuple(layout.runs(self._sorts))
         self.embed = Table(config, rngs)
         self.layers = Layer(config, lora, quantized, rngs)
         self.norm = RMSNorm(config, config.embed_dim, None)
@@ -132,6 +133,37 @@ class Decoder(nnx.Module):
             positions_BxS = jnp.broadcast_to(jnp.arange(tokens_BxS.shape[1]), tokens_BxS.shape)
         if segments_BxS is None:
             segments_BxS = jnp.ones_like(tokens_BxS)
+        x, caches = self._run(
+            self.runs, lambda x, cache: cache, tokens_BxS, positions_BxS, segments_BxS, execution, dropout_key
+        )
+        return self.norm(x), _joined(caches)
+
+    def streams(
+        self,
+        tokens_BxS: jax.Array,
+        positions_BxS: jax.Array,
+        segments_BxS: jax.Array,
+        *,
+        depth: int,
+        execution: Execution = Execution(),
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """The residual stream after each of the first `depth` layers, `[depth, B, S, D]`; no other layer is run."""
+        runs = layout.runs(self._sorts[:depth])
+        _, found = self._run(runs, lambda x, cache: x, tokens_BxS, positions_BxS, segments_BxS, execution, dropout_key)
+        return _joined(found)
+
+    def _run(
+        self,
+        runs: Sequence[layout.Run],
+        keep_of: Callable,
+        tokens_BxS: jax.Array,
+        positions_BxS: jax.Array,
+        segments_BxS: jax.Array,
+        execution: Execution,
+        dropout_key: jax.Array | None,
+    ) -> tuple[jax.Array, list]:
+        """The stream after `runs`, and for each of them `keep_of(stream, cache)` of its layers, stacked."""
         config = self.config
         tables = rotary_tables(config, positions_BxS)
         windows = {kind.window for kind in config.kinds}
@@ -144,8 +176,8 @@ class Decoder(nnx.Module):
             return x, KVCache(k.swapaxes(1, 2), v.swapaxes(1, 2))
 
         x = self._embed(tokens_BxS, execution)
-        caches = []
-        for run in self.runs:
+        found = []
+        for run in runs:
             graphdef, variables, stacks = self._stacks(run)
 
             def body(x, inputs, run=run, graphdef=graphdef, variables=variables):
@@ -160,13 +192,13 @@ class Decoder(nnx.Module):
                         return block(x, layer, kind, index)
 
                     x, cache = rematerialise(one, execution.remat)(x, parts, index)
-                    kept.append(cache)
+                    kept.append(keep_of(x, cache))
                 return x, jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
             inputs = (jnp.arange(run.repeats), stacks)
-            x, cache = jax.lax.scan(body, x, inputs, unroll=1 if execution.scan else run.repeats)
-            caches.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), cache))
-        return self.norm(x), jax.tree.map(lambda *parts: jnp.concatenate(parts) if parts[1:] else parts[0], *caches)
+            x, kept = jax.lax.scan(body, x, inputs, unroll=1 if execution.scan else run.repeats)
+            found.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept))
+        return x, found
 
     def layer_weights(self) -> LayerWeights:
         """Every layer's parameters as arrays of their own, for `decode`; a copy."""
@@ -318,6 +350,10 @@ class Decoder(nnx.Module):
         graphdef, state = nnx.split(self.layers)
         variables = tuple(nnx.to_flat_state(state))
         return graphdef, variables, [layout.stacked(variable, run) for _, variable in variables]
+
+
+def _joined(parts: list):
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves) if leaves[1:] else leaves[0], *parts)
 
 
 def _layer(graphdef, variables, parts: list[jax.Array], run: layout.Run, offset: int, execution: Execution) -> Layer:

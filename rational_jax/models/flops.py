@@ -7,14 +7,7 @@ from rational_jax.models.config import DecoderConfig
 
 def matrix_parameters(decoder: DecoderConfig) -> int:
     """Parameters of the matrices that each token is multiplied by: without the embedding and experts not chosen."""
-    heads = 2 * decoder.head_dim * (decoder.num_heads + decoder.num_kv_heads)
-    total = decoder.vocab_size * decoder.embed_dim
-    for layer in decoder.kinds:
-        mlp = 3 * decoder.mlp_dim
-        if layer.sparse:
-            mlp = 3 * decoder.moe.mlp_dim * decoder.moe.top_k + decoder.moe.num_experts
-        total += decoder.embed_dim * (heads + mlp)
-    return total
+    return decoder.vocab_size * decoder.embed_dim + _layer_parameters(decoder, decoder.num_layers)
 
 
 def model_flops(decoder: DecoderConfig, method: str, length: int) -> float:
@@ -23,11 +16,36 @@ def model_flops(decoder: DecoderConfig, method: str, length: int) -> float:
     6 a parameter, or 4 where the parameters are frozen ("lora", "qlora"), since their gradients are not wanted.
     """
     linear = (6 if method == "full" else 4) * matrix_parameters(decoder)
-    seen = 0.0  # places that a token sees on average, over all layers
-    for layer in decoder.kinds:
+    return linear + 12 * decoder.num_heads * decoder.head_dim * _seen(decoder, decoder.num_layers, length)
+
+
+def rerouting_flops(decoder: DecoderConfig, depth: int, length: int) -> float:
+    """The same of representation rerouting: two forward passes through the first `depth` layers, one of them and back.
+
+    6 a parameter, since the parameters are frozen, and no output matrix.
+    """
+    linear = 6 * _layer_parameters(decoder, depth)
+    return linear + 16 * decoder.num_heads * decoder.head_dim * _seen(decoder, depth, length)
+
+
+def _layer_parameters(decoder: DecoderConfig, depth: int) -> int:
+    heads = 2 * decoder.head_dim * (decoder.num_heads + decoder.num_kv_heads)
+    total = 0
+    for layer in decoder.kinds[:depth]:
+        mlp = 3 * decoder.mlp_dim
+        if layer.sparse:
+            mlp = 3 * decoder.moe.mlp_dim * decoder.moe.top_k + decoder.moe.num_experts
+        total += decoder.embed_dim * (heads + mlp)
+    return total
+
+
+def _seen(decoder: DecoderConfig, depth: int, length: int) -> float:
+    """Places that a token sees on average, over the first `depth` layers together."""
+    seen = 0.0
+    for layer in decoder.kinds[:depth]:
         window = min(layer.window or length, length)
         seen += window - window * window / (2 * length)
-    return linear + 12 * decoder.num_heads * decoder.head_dim * seen
+    return seen
 
 
 def splash_flops(decoder: DecoderConfig, length: int) -> dict[str, float]:

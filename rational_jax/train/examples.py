@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rational_jax import hub
-from rational_jax.config import RunConfig
+from rational_jax.config import RunConfig, TrainSection
+from rational_jax.data.batches import Batches
 from rational_jax.data.packing import Packed, pack
 from rational_jax.data.rationale_dataset import read_hf, read_tfds
 from rational_jax.data.schema import Rationale
@@ -32,6 +33,23 @@ class Examples:
     heldout: Packed | None
     others: int
     renderer: dict
+
+    @property
+    def report(self) -> dict:
+        """What became of the rationales, as figures of the stage."""
+        return dataclasses.asdict(self.packed.report)
+
+    @property
+    def reported(self) -> str:
+        """The same in one line."""
+        report = self.packed.report
+        left_out = {"too long": report.dropped, "cut": report.truncated, "without a loss": report.masked}
+        counted = "".join(f", {count} {what}" for what, count in left_out.items() if count)
+        return f"{report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full{counted}"
+
+    def batches(self, batch_size: int, seed: int) -> Batches:
+        """The rows in batches."""
+        return Batches(self.packed, batch_size, seed)
 
     def named(self, rows: Sequence[int]) -> str:
         """The examples in some rows, in a few words."""
@@ -67,14 +85,9 @@ def load_examples(config: RunConfig, arm: str, base: Path) -> Examples:
             ids[held].append(rationale.id)
     if section.heldout and not rendered[True]:
         raise UserError(f"train.heldout={section.heldout} holds out none of {len(rationales)} rationales; raise it")
-    options = {"length": section.sequence_length, "overlong": section.overlong, "rows": section.rows}
+    options = row_options(section)
     packed = pack(rendered[False], reasoning_weight=section.reasoning_weight, loss_on=section.loss_on, **options)
-    share = packed.report.lost / len(rendered[False])
-    if share > section.most_lost:
-        raise UserError(
-            f"{packed.report.lost} of {len(rendered[False])} examples of {arm} lose their answer, or a part of it, at "
-            f"train.sequence_length={section.sequence_length}: raise it, or train.most_lost above {share:.3f}"
-        )
+    refuse_lost(section, packed.report.lost, len(rendered[False]), arm)
     return Examples(
         packed=packed,
         ids=tuple(ids[False]),
@@ -82,6 +95,21 @@ def load_examples(config: RunConfig, arm: str, base: Path) -> Examples:
         others=len(there) - len(rationales),
         renderer=renderer.settings,
     )
+
+
+def row_options(section: TrainSection) -> dict:
+    """What `pack` is told of the rows."""
+    return {"length": section.sequence_length, "overlong": section.overlong, "rows": section.rows}
+
+
+def refuse_lost(section: TrainSection, lost: int, examples: int, what: str) -> None:
+    """Raises UserError where more of the examples lose their answer to the length of a row than may."""
+    share = lost / examples
+    if share > section.most_lost:
+        raise UserError(
+            f"{lost} of {examples} examples of {what} lose their answer, or a part of it, at "
+            f"train.sequence_length={section.sequence_length}: raise it, or train.most_lost above {share:.3f}"
+        )
 
 
 def _read(config: RunConfig, arm: str) -> list[Rationale]:
@@ -96,6 +124,9 @@ def _read(config: RunConfig, arm: str) -> list[Rationale]:
 
 
 def _is_held_out(rationale: Rationale, share: float, seed: int) -> bool:
-    name = f"{seed}:{rationale.prompt.base_id or rationale.prompt.id}"
-    place = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big") / 2**64
-    return place < share
+    return drawn(f"{seed}:{rationale.prompt.base_id or rationale.prompt.id}") < share
+
+
+def drawn(name: str) -> float:
+    """A number from 0 up to 1 that is always the same for a name."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big") / 2**64

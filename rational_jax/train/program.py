@@ -11,10 +11,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rational_jax import models
-from rational_jax.config import RunConfig
+from rational_jax.config import CIRCUIT_BREAKER, RunConfig
 from rational_jax.models import DecoderConfig, Execution, LoraConfig
 from rational_jax.models.attention import choose
+from rational_jax.models.flops import model_flops, rerouting_flops
 from rational_jax.parallel import DEFAULT_RULES, FSDP, AxisRules, replicate_kv_heads, shardings
+from rational_jax.train.circuit_breaker import Rerouting, ReroutingLoss, adapted, rerouting
 from rational_jax.train.optimizer import make_optimizer
 from rational_jax.train.step import StepOptions, TrainState, make_measure, make_train_step
 
@@ -25,7 +27,8 @@ class Program:
 
     `train_step` and `measure` are those of `train.step`. `trainable` and `frozen` are nested dicts of
     `jax.ShapeDtypeStruct`s with their shardings. `quantized` is how the frozen linear layers are kept, None for as they
-    are. `compiler_options` are for this platform's compiler.
+    are. `compiler_options` are for this platform's compiler. `flops` are those that a token asks for in a full row
+    (`models.flops`). `rerouting` is None for SFT.
     """
 
     decoder: DecoderConfig
@@ -38,6 +41,8 @@ class Program:
     train_step: Callable
     measure: Callable
     compiler_options: dict[str, str] | None
+    flops: float
+    rerouting: Rerouting | None
     trainable: dict
     frozen: dict
 
@@ -61,20 +66,30 @@ class Program:
         """A packed batch of `rows` sequences of `length` tokens, as shapes with their shardings."""
         placed = NamedSharding(self.mesh, self.rules.spec(("batch", "sequence")))
         dtypes = {"tokens": jnp.int32, "segments": jnp.int32, "positions": jnp.int32, "kinds": jnp.uint8}
-        dtypes["weights"] = jnp.float32
+        dtypes |= {name: jnp.float32 for name in (("weights", "retain") if self.rerouting else ("weights",))}
         return {name: jax.ShapeDtypeStruct((rows, length), kind, sharding=placed) for name, kind in dtypes.items()}
 
 
 def make_program(
-    config: RunConfig, base: DecoderConfig, mesh: Mesh, platform: str, warn: Callable[[str], None]
+    config: RunConfig,
+    base: DecoderConfig,
+    mesh: Mesh,
+    platform: str,
+    warn: Callable[[str], None],
+    arm: str | None = None,
 ) -> Program:
     """The program of a configuration for a base model, on the devices of `mesh`, which are of `platform`.
 
-    `warn` hears what runs slower than it could. Raises UserError where the settings do not fit the model or the mesh.
+    It is the same for all arms that are trained by SFT; None stands for these. `warn` hears what runs slower than it
+    could. Raises UserError where the settings do not fit the model or the mesh.
     """
     section = config.train
     decoder = dataclasses.replace(base, context=section.sequence_length)
     lora = None if section.method == "full" else LoraConfig(**section.lora.model_dump())
+    rerouted = None
+    if arm == CIRCUIT_BREAKER:
+        rerouted = rerouting(section.circuit_breaker, section.steps, decoder)
+        lora = adapted(lora, rerouted, decoder)
     if lora is not None:
         lora.check(decoder)
     quantized = section.quantize if section.method == "qlora" else None
@@ -100,8 +115,12 @@ def make_program(
     trainable, frozen = (_placed(tree, shardings(mesh, rules, tree, axes)) for tree in (trainable, frozen))
     optimizer = make_optimizer(section)
     options = StepOptions(micro_batches=section.micro_batches, z_loss=section.z_loss, seed=config.seed)
+    flops, loss = model_flops(decoder, section.method, section.sequence_length), None
+    if rerouted is not None:
+        flops = rerouting_flops(decoder, rerouted.depth, section.sequence_length)
+        loss = ReroutingLoss(rerouting=rerouted, config=decoder, execution=execution, lora=lora)
     train_step = make_train_step(
-        decoder, optimizer, execution, lora, options=options, mesh=mesh, axes=axes, rules=rules
+        decoder, optimizer, execution, lora, options=options, mesh=mesh, axes=axes, rules=rules, loss=loss
     )
     measure = make_measure(decoder, execution, lora, mesh=mesh, axes=axes, rules=rules)
     return Program(
@@ -115,6 +134,8 @@ def make_program(
         train_step=train_step,
         measure=measure,
         compiler_options=dict(flag.split("=", 1) for flag in section.tpu_flags) if platform == "tpu" else None,
+        flops=flops,
+        rerouting=rerouted,
         trainable=trainable,
         frozen=frozen,
     )

@@ -1,4 +1,4 @@
-"""`rational train`: SFT of one arm on what `rational curate` left, or on a data set of the user's own."""
+"""`rational train`: SFT of one arm on what `rational curate` left, or on a data set of the user's own; or its rival."""
 
 import dataclasses
 from contextlib import nullcontext
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 
 from rational_jax import hub, models
 from rational_jax.checkpoint import Checkpoints
-from rational_jax.config import RunConfig, TrainSection
-from rational_jax.data.batches import Batches
-from rational_jax.data.packing import PackingReport
+from rational_jax.config import CIRCUIT_BREAKER, RunConfig, TrainSection
 from rational_jax.data.sources import read_prompts
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.models.flops import model_flops
 from rational_jax.parallel import make_mesh
 from rational_jax.parallel.processes import agreed, dissenters, is_lead
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import sha256_file, sha256_json, sha256_tree
+from rational_jax.stores import local_copy
 from rational_jax.text.chat import Renderer
+from rational_jax.train.breaker_sets import digest_sets, load_breaker_sets
+from rational_jax.train.circuit_breaker import begun
 from rational_jax.train.examples import load_examples
 from rational_jax.train.heldout import HeldOut
 from rational_jax.train.loop import Trace, Watcher, compile_step, fit
@@ -51,9 +51,9 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         "seed": config.seed,
         "chat": config.chat.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
-        "train": section.model_dump(mode="json", exclude=_OUTSIDE),
+        "train": section.model_dump(mode="json", exclude=_OUTSIDE | _others_settings(arm)),
     }
-    inputs = _data_digest(config) | {"base": hub.identity(base)}
+    inputs = _data_digest(config, arm) | {"base": hub.identity(base)}
     stages = []  # the lead process alone opens the folder
 
     def is_complete() -> bool:
@@ -74,18 +74,17 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         raise UserError("train.sample_prompts: only a run of one process can sample; leave it out")
     mesh = make_mesh(**mesh_settings)
     device = mesh.devices.flat[0]
-    program = make_program(config, hub.load_config(base), mesh, device.platform, progress.message)
+    program = make_program(config, hub.load_config(base), mesh, device.platform, progress.message, arm)
     if program.lora is not None:
         hub.check_lora(program.decoder, program.lora)
-    examples = load_examples(config, arm, base)
-    report = examples.packed.report
-    progress.message(f"train {arm}: {_reported(report)}")
+    examples = load_breaker_sets(config, base) if program.rerouting else load_examples(config, arm, base)
+    progress.message(f"train {arm}: {examples.reported}")
     if examples.others:
         progress.message(f"train {arm}: {examples.others} rationales of other layouts are left out")
     trainable, frozen = _parameters(config, base, program)
     state = init_state(trainable, program.optimizer, mesh)
     compiled = compile_step(program.train_step, mesh, state, program.rules, program.compiler_options)
-    batches = Batches(examples.packed, batch_size=section.batch_size, seed=config.seed)
+    batches = examples.batches(section.batch_size, config.seed)
     watchers = []
     if examples.heldout is not None:
         look = HeldOut(program.measure, examples.heldout, section.batch_size, compiled.batch_sharding, frozen)
@@ -129,7 +128,7 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
                 trace=_trace(section, directory, latest or 0),
                 speed=Speed(
                     chips=mesh.size,
-                    flops=model_flops(program.decoder, section.method, section.sequence_length),
+                    flops=program.flops,
                     peak=peak_flops(device.device_kind),
                 ),
                 contents=lambda step: examples.named(batches.rows_of(step)),
@@ -138,24 +137,24 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
                 progress=progress,
             )
     for stage in stages:
-        stage.finish(outputs={}, figures={"packing": dataclasses.asdict(report)})
+        stage.finish(outputs={}, figures={"packing": examples.report})
 
 
-def _data_digest(config: RunConfig) -> dict[str, str]:
-    """What is trained on, as an input of the stage."""
+def _others_settings(arm: str) -> set[str]:
+    """Settings that decide nothing of what becomes of this arm."""
+    return {"data", "format"} if arm == CIRCUIT_BREAKER else {"circuit_breaker"}
+
+
+def _data_digest(config: RunConfig, arm: str) -> dict[str, str]:
+    """What is trained on, as inputs of the stage."""
+    if arm == CIRCUIT_BREAKER:
+        return digest_sets(config)
     if config.train.data is None:
         return {"curate": read_stage(Path(config.run) / "curate", verb="curate")["digest"]}
-    path = Path(config.train.data)
+    path = local_copy(config.train.data)
     if not path.exists():
         raise UserError(f"train.data={path}: no such file or folder")
     return {"data": sha256_json(sha256_tree(path)) if path.is_dir() else sha256_file(path)}
-
-
-def _reported(report: PackingReport) -> str:
-    """What became of the examples, in one line."""
-    left_out = {"too long": report.dropped, "cut": report.truncated, "without a loss": report.masked}
-    counted = "".join(f", {count} {what}" for what, count in left_out.items() if count)
-    return f"{report.examples} examples in {report.rows} rows, {report.efficiency:.0%} full{counted}"
 
 
 def _samples(config: RunConfig, base: Path, program: Program, frozen: dict, metrics: MetricsLog) -> Samples:
@@ -189,4 +188,9 @@ def _parameters(config: RunConfig, base: Path, program: Program) -> tuple[dict, 
         return params, {}
     placed = jax.tree.map(lambda leaf: leaf.sharding, program.trainable)
     key = jax.random.key(config.seed)
-    return jax.jit(lambda: models.init_lora(program.decoder, lora, key), out_shardings=placed)(), params
+
+    def start() -> dict:
+        factors = models.init_lora(program.decoder, lora, key)
+        return begun(factors, jax.random.fold_in(key, 1)) if program.rerouting else factors
+
+    return jax.jit(start, out_shardings=placed)(), params

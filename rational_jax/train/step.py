@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,53 @@ def init_state(trainable: dict, optimizer: optax.GradientTransformation, mesh: M
     return TrainState(trainable, *start(trainable))
 
 
+class Loss(Protocol):
+    """What a step minimises: `sums`, a named tuple of float32 sums that add up over parts of a batch."""
+
+    sums: type[tuple]
+
+    def prepared(self, batch: dict, step: jax.Array) -> dict:
+        """The whole batch as its parts are to see it; `step` is from zero."""
+
+    def __call__(self, trainable: dict, frozen: dict, batch: dict, key: jax.Array | None) -> Any:
+        """The sums over a part of a batch. `weighted` is differentiated; `key` is of LoRA's dropout."""
+
+    def scale(self, sums: Any) -> jax.Array | float:
+        """What the gradient of the whole batch's `weighted` is multiplied by."""
+
+    def metrics(self, sums: Any, scale: jax.Array | float, step: jax.Array) -> dict[str, jax.Array]:
+        """Float32 scalars for a person to read, `loss` among them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftLoss:
+    """Next-token cross-entropy (`loss_sums`), a mean over the batch's weights."""
+
+    config: DecoderConfig
+    execution: Execution
+    lora: LoraConfig | None
+    z_loss: float = 0.0
+
+    sums = LossSums
+
+    def prepared(self, batch: dict, step: jax.Array) -> dict:
+        return batch
+
+    def __call__(self, trainable: dict, frozen: dict, batch: dict, key: jax.Array | None) -> LossSums:
+        decoder = bind(self.config, combine(frozen, trainable), self.lora)
+        return loss_sums(decoder, batch, self.execution, z_loss=self.z_loss, dropout_key=key)
+
+    def scale(self, sums: LossSums) -> jax.Array:
+        return 1 / jnp.maximum(sums.weight, 1e-9)
+
+    def metrics(self, sums: LossSums, scale: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
+        return {
+            "loss": sums.weighted * scale,
+            "loss_reasoning": sums.reasoning / sums.reasoning_tokens,
+            "loss_answer": sums.answer / sums.answer_tokens,
+        }
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepOptions:
     """What of a step is a matter of choice.
@@ -63,24 +110,27 @@ def make_train_step(
     mesh: Mesh | None = None,
     axes: Mapping | None = None,
     rules: AxisRules = DEFAULT_RULES,
+    loss: Loss | None = None,
 ) -> Callable:
     """`(state, frozen, batch) -> (state, metrics)`, to be jitted with the state donated.
 
-    `frozen` is what is not trained: the base under LoRA, nothing for full SFT. Metrics are float32 scalars: the loss
-    that is minimised, its parts on reasoning and on answer tokens (nats a token; NaN where a batch has none), and the
-    gradient's norm before clipping; `tokens` (int32) are those of the batch, without padding.
+    `frozen` is what is not trained: the base under LoRA, nothing for full SFT. `loss` is that of SFT where none is
+    given. Metrics are float32 scalars: the loss that is minimised, for SFT its parts on reasoning and on answer tokens
+    (nats a token; NaN where a batch has none), and the gradient's norm before clipping; `tokens` (int32) are those of
+    the batch, without padding.
 
     With `execution.gather` the gradient is computed under `shard_map`: each device runs its own rows and gathers a
     layer's weights just before it is run; `mesh`, and the logical `axes` of all arrays, are needed then. Otherwise the
     compiler partitions the program by the arguments' shardings.
     """
 
-    def objective(trainable, frozen, batch, key) -> tuple[jax.Array, LossSums]:
-        decoder = bind(config, combine(frozen, trainable), lora)
-        sums = loss_sums(decoder, batch, execution, z_loss=options.z_loss, dropout_key=key)
+    minimised = loss or SftLoss(config=config, execution=execution, lora=lora, z_loss=options.z_loss)
+
+    def objective(trainable, frozen, batch, key) -> tuple[jax.Array, Any]:
+        sums = minimised(trainable, frozen, batch, key)
         return sums.weighted, sums
 
-    def gradients(trainable, frozen, batch, key) -> tuple[dict, LossSums]:
+    def gradients(trainable, frozen, batch, key) -> tuple[dict, Any]:
         """Of the weighted sum over the batch, one part after the other."""
         differentiate = jax.grad(objective, has_aux=True)
         parts = options.micro_batches
@@ -95,7 +145,7 @@ def make_train_step(
         # Rows are dealt out one by one: each part is spread over all devices, as the batch is.
         dealt = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
         wide = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), trainable)
-        start = (wide, LossSums(*(jnp.zeros((), jnp.float32),) * len(LossSums._fields)))
+        start = (wide, minimised.sums(*(jnp.zeros((), jnp.float32),) * len(minimised.sums._fields)))
         return jax.lax.scan(add, start, (jnp.arange(parts), dealt))[0]
 
     if execution.gather:
@@ -105,14 +155,11 @@ def make_train_step(
         key = None
         if lora is not None and lora.dropout:
             key = jax.random.fold_in(jax.random.key(options.seed), state.step)
-        grads, sums = gradients(state.trainable, frozen, batch, key)
-        scale = 1 / jnp.maximum(sums.weight, 1e-9)
+        grads, sums = gradients(state.trainable, frozen, minimised.prepared(batch, state.step), key)
+        scale = minimised.scale(sums)
         grads = jax.tree.map(lambda g, x: (g * scale).astype(x.dtype), grads, state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        metrics = {
-            "loss": sums.weighted * scale,
-            "loss_reasoning": sums.reasoning / sums.reasoning_tokens,
-            "loss_answer": sums.answer / sums.answer_tokens,
+        metrics = minimised.metrics(sums, scale, state.step) | {
             "grad_norm": optax.tree.norm(grads),
             "tokens": jnp.count_nonzero(batch["segments"]),
         }

@@ -18,7 +18,7 @@ import jax
 from rational_jax import hub
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
-from rational_jax.models.flops import model_flops, splash_flops
+from rational_jax.models.flops import splash_flops
 from rational_jax.models.remat import POLICIES
 from rational_jax.parallel import make_mesh
 from rational_jax.parallel.aot import HBM_GIB, topology_devices
@@ -160,7 +160,8 @@ def run(
     devices = topology_devices(topology, slices)
     mesh = make_mesh(**config.mesh.model_dump(), devices=devices)
     notes: list[str] = []
-    program = make_program(config, decoder, mesh, "tpu", notes.append)
+    # Arms share a program, but for one that has a run of its own where it is to be planned.
+    program = make_program(config, decoder, mesh, "tpu", notes.append, config.train.arms[0])
     return _compiled(config, program, topology, tuple(notes), progress, module)
 
 
@@ -189,7 +190,7 @@ def _compiled(
         "topology": topology,
         "chips": chips,
         "mesh": dict(mesh.shape),
-        "model_flops": model_flops(program.decoder, section.method, section.sequence_length) * tokens / chips,
+        "model_flops": program.flops * tokens / chips,
         "tokens": tokens,
         "steps": section.steps,
         "notes": notes,
