@@ -224,11 +224,27 @@ class Engine:
 
     def _score(self, prompt: Prompt) -> programs.Scores:
         if prompt.scores is None:
-            tokens = np.zeros(prompt.bucket, np.int32)
-            tokens[: len(prompt.tokens)] = prompt.tokens
-            scores = programs.score(self.config, self._prefill_execution, self.params, tokens)
-            prompt.scores = programs.Scores(*(np.asarray(array)[: len(prompt.tokens) - 1] for array in scores))
+            length = len(prompt.tokens)
+            padded = np.zeros(-(-prompt.bucket // CHUNK) * CHUNK + 1, np.int32)
+            padded[:length] = prompt.tokens
+            if prompt.bucket <= CHUNK:
+                parts = [programs.score(self.config, self._prefill_execution, self.params, padded[: prompt.bucket])]
+            else:
+                parts = list(self._scored_by_chunks(padded, length))
+            prompt.scores = programs.Scores(
+                *(np.concatenate(arrays)[: length - 1] for arrays in zip(*parts, strict=True))
+            )
         return prompt.scores
+
+    def _scored_by_chunks(self, padded: np.ndarray, length: int) -> Iterator[programs.Scores]:
+        caches = cache.empty(self.config, 1, self.max_length, self.execution.dtype)
+        for start in range(0, length, CHUNK):
+            place, count = np.array([start], np.int32), np.array([min(CHUNK, length - start)], np.int32)
+            tokens, wanted = padded[start : start + CHUNK], padded[start + 1 : start + CHUNK + 1]
+            caches, scores = programs.score_chunk(
+                self.config, self._prefill_execution, self.params, caches, tokens, wanted, place, count
+            )
+            yield scores
 
     def empty(self) -> programs.Slots:
         """The device's state with all slots free."""

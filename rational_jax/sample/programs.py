@@ -244,14 +244,31 @@ def advance(
 
 @functools.partial(jax.jit, static_argnames=("config", "execution"))
 def score(config: DecoderConfig, execution: Execution, params: dict, tokens_S: jax.Array) -> Scores:
-    """Log-probabilities of a prompt's tokens.
-
-    The vocabulary comes in pieces, so that logits are never held for all of it at all places.
-    """
+    """Log-probabilities of the tokens of a prompt that is read at once."""
     decoder = models.bind(config, params)
-    hidden_SxD = decoder(tokens_S[None], execution=execution)[0][0, :-1]
+    return _scores(config, decoder, decoder(tokens_S[None], execution=execution)[0][0, :-1], tokens_S[1:])
+
+
+@functools.partial(jax.jit, static_argnames=("config", "execution"), donate_argnames="caches")
+def score_chunk(
+    config: DecoderConfig,
+    execution: Execution,
+    params: dict,
+    caches: Caches,
+    tokens_S: jax.Array,
+    wanted_S: jax.Array,
+    start_1: jax.Array,
+    count_1: jax.Array,
+) -> tuple[Caches, Scores]:
+    """As `prefill_chunk`; gives the scores of `wanted_S`, the token after each of these."""
+    decoder = models.bind(config, params)
+    hidden, caches = decoder.extend(tokens_S[None], start_1, count_1, caches, execution=execution)
+    return caches, _scores(config, decoder, hidden[0], wanted_S)
+
+
+def _scores(config: DecoderConfig, decoder: models.Decoder, hidden_SxD: jax.Array, wanted_S: jax.Array) -> Scores:
+    """The vocabulary comes in pieces, so that logits are never held for all of it at all places."""
     matrix_VxD = (decoder.embed if config.tie_embeddings else decoder.lm_head).weight[...]
-    wanted_S = tokens_S[1:]
     size = min(VOCABULARY_PIECE, config.vocab_size)
 
     def piece(carry, number):

@@ -206,7 +206,9 @@ def test_long_prompts_are_read_by_chunks_beside_short_ones(params, monkeypatch):
     config = dataclasses.replace(CONFIG, window=5, window_layers=(True, False))
     settings = dict(slots=3, max_length=MAX_LENGTH, steps_per_dispatch=4, execution=Execution(scan=False))
     rng = np.random.default_rng(5)
-    requests = [request(str(n), rng.integers(0, STOP, n), max_new_tokens=6) for n in (3, 16, 17, 39, 40)]
+    requests = [
+        request(str(n), rng.integers(0, STOP, n), max_new_tokens=6, prompt_logprobs=True) for n in (3, 16, 17, 39, 40)
+    ]
     monkeypatch.setattr(engine_module, "CHUNK", 16)
     chunked = Engine(config, params, Numbers(), **settings)
     assert [chunked.bucket(n) for n in (16, 17)] == [16, MAX_LENGTH]
@@ -215,12 +217,16 @@ def test_long_prompts_are_read_by_chunks_beside_short_ones(params, monkeypatch):
     decoder = bind(config, params)
     for req in requests:
         # Every choice is the best of the full pass, or as good up to rounding.
-        sequence = Numbers().prompt(req.messages) + list(by_chunks[req.id].token_ids)
-        logits = np.asarray(decoder.unembed(decoder(jnp.array([sequence]))[0])[0])[
-            by_chunks[req.id].prompt_tokens - 1 : -1
-        ]
+        prompt = Numbers().prompt(req.messages)
+        sequence = prompt + list(by_chunks[req.id].token_ids)
+        whole = decoder.unembed(decoder(jnp.array([sequence]))[0])[0]
+        logits = np.asarray(whole)[len(prompt) - 1 : -1]
         chosen = logits[np.arange(len(logits)), list(by_chunks[req.id].token_ids)]
         assert (logits.max(-1) - chosen <= TIE * np.abs(logits).max()).all()
+        exact = np.asarray(jax.nn.log_softmax(whole))[np.arange(len(prompt) - 1), prompt[1:]]
+        none, *scored = by_chunks[req.id].prompt_logprobs
+        assert none is None
+        np.testing.assert_allclose(scored, exact, rtol=0, atol=TIE * np.abs(whole).max())
 
 
 def test_samples_of_one_prompt_share_a_prefill_and_equal_those_asked_for_alone(engine):
