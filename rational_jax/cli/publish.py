@@ -41,7 +41,7 @@ def publish(
         folder = Path(run)
         if is_remote(run):
             copy = mirror.Mirror(run)
-            copy.pull(sweep=False)
+            copy.pull()
             folder = copy.local
         made = publish.prepare(folder, repository, arm=arm, adapter=adapter, evaluation=not no_evaluation)
         if dry_run:

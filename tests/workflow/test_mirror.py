@@ -293,6 +293,18 @@ def test_what_cannot_be(machine, address):
         assert local is here
 
 
+def test_publish_reads_a_run_at_an_address(machine, address, capsys):
+    from rational_jax.cli import app
+
+    one = Mirror(address)
+    (one.local / "manifest.json").write_text("{}")
+    one.push()
+    machine("two")
+    assert app.run(["publish", address, "somebody/model", "--dry-run"]) == 2
+    assert "export" in capsys.readouterr().err, "what it finds is a run without an export"
+    assert (Mirror(address).local / "manifest.json").is_file()
+
+
 def test_a_verb_takes_an_address(tmp_path):
     """The command itself; what it needs is not there, so it says the same as for a folder."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RATIONAL_CACHE": str(tmp_path / "cache")}
