@@ -1,5 +1,6 @@
 """The charts of a suite: which figures go where. Drawing is the kit's; numbers are the results'."""
 
+import itertools
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -14,7 +15,9 @@ _SERIES = {"base": 0, "refusal": 1, "rational": 2, "answer-first": 3, "shuffled"
 
 def series(models: Sequence[str]) -> dict[str, int]:
     """Colour and mark of each model: a fixed one for the arms there are, the next free ones for others."""
-    free = iter(range(5, 1000))
+    taken = {_SERIES[model] for model in models if model in _SERIES}
+    # The kit's six colours come round again; the grey of the base is the last that others get.
+    free = itertools.chain((n for n in (5, 1, 2, 3, 4) if n not in taken), itertools.count(7))
     return {model: _SERIES[model] if model in _SERIES else next(free) for model in models}
 
 

@@ -26,7 +26,8 @@ from rational_jax.storage import atomic_write_text
 def compare(folders: Sequence[Path], out: Path, config: RunConfig, progress: Progress = SILENT) -> Path:
     """Writes index.html, results.json and tables/*.csv of all evaluated runs among `folders` to `out`.
 
-    A model is called RUN/MODEL, and MODEL alone where every run has the same answers of it, as of a common base.
+    A model is called MODEL where every run that has it has the same answers of it, as of a common base; others are
+    called RUN where each run has but one such, and RUN/MODEL otherwise.
     `config` gives the intervals and the title. Raises UserError where none was evaluated, where their judges differ,
     or where two have a suite of other prompts under one name.
     """
@@ -44,7 +45,7 @@ def compare(folders: Sequence[Path], out: Path, config: RunConfig, progress: Pro
         raise UserError(f"the runs were judged by different judges, which cannot be compared ({said}): evaluate again")
     settings = Settings(confidence=config.evaluate.confidence, samples=config.evaluate.bootstrap, seed=config.seed)
     one = read_results(found[0] / "evaluate" / RESULTS)
-    common = _common(manifests)
+    called = _called(manifests)
     outcomes: dict[str, list[Outcome]] = {}
     capability: list[Capability] = []
     prompts: dict[str, set[str]] = {}
@@ -62,10 +63,9 @@ def compare(folders: Sequence[Path], out: Path, config: RunConfig, progress: Pro
             for suite in results.suites:
                 trained[suite.name] = max(trained[suite.name], suite.trained_on)
             for model, rows in read_judged(root, sampled["models"], judges[name]).items():
-                called = model if model in common else f"{name}/{model}"
-                outcomes.setdefault(called, rows)
+                outcomes.setdefault(called[name, model], rows)
             capability += [
-                replace(score, model=score.model if score.model in common else f"{name}/{score.model}")
+                replace(score, model=called.get((name, score.model), f"{name}/{score.model}"))
                 for score in results.capability
             ]
             chain += [replace(link, folder=f"{name}/{link.folder}") for link in gather.chain(root)]
@@ -117,10 +117,17 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     return {f: f.resolve().name if counts[f.resolve().name] == 1 else f.as_posix() for f in folders}
 
 
-def _common(manifests: dict[str, dict]) -> set[str]:
-    """Models whose answers have one digest in every run that has them: they are one model, whatever run they lie in."""
+def _called(manifests: dict[str, dict]) -> dict[tuple[str, str], str]:
+    """(run, model) -> what the page calls it. Answers of one digest are of one model, whatever run they lie in."""
     digests: dict[str, set[str]] = {}
-    for manifest in manifests.values():
+    of: dict[tuple[str, str], str] = {}
+    for run, manifest in manifests.items():
         for name, digest in manifest["inputs"].items():
-            digests.setdefault(name.removeprefix("sample/"), set()).add(digest)
-    return {model for model, found in digests.items() if len(found) == 1}
+            model = name.removeprefix("sample/")
+            digests.setdefault(model, set()).add(digest)
+            of[run, model] = model
+    own = [(run, model) for run, model in of if len(digests[model]) > 1]
+    runs = [run for run, _ in own]
+    # Short names are legible beside charts; they must be nobody else's.
+    short = len(set(runs)) == len(runs) and not set(runs) & set(digests)
+    return of | {(run, model): run if short else f"{run}/{model}" for run, model in own}

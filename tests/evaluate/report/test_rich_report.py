@@ -14,7 +14,9 @@ from rational_jax.data.suites import SUITES, Suite
 from rational_jax.errors import UserError
 from rational_jax.evaluate import report
 from rational_jax.evaluate.report import gather, published
+from rational_jax.evaluate.report.figures import series
 from rational_jax.evaluate.report.run import run as report_one
+from rational_jax.evaluate.report.several import _called
 from rational_jax.evaluate.results import Capability, read_results, summary_rows, write_results
 from rational_jax.evaluate.run import run as evaluate
 from rational_jax.manifest import Stage
@@ -304,6 +306,30 @@ def test_several_runs_are_one_page_with_paired_differences(run_maker, tmp_path, 
     assert (out / "tables" / "differences.csv").is_file()
     with pytest.raises(UserError, match="none of"):
         report.compare([tmp_path / "runs" / "empty"], out, one)
+
+
+def test_models_of_several_runs_have_short_names_that_are_nobody_elses():
+    def named(**runs):
+        return _called({run: {"inputs": {f"sample/{m}": d for m, d in models.items()}} for run, models in runs.items()})
+
+    found = named(one={"base": "b", "rational": "1"}, two={"base": "b", "rational": "2"})
+    assert found == {
+        ("one", "base"): "base",
+        ("one", "rational"): "one",
+        ("two", "base"): "base",
+        ("two", "rational"): "two",
+    }
+    found = named(one={"rational": "1", "refusal": "3"}, two={"rational": "2", "refusal": "4"})
+    assert set(found.values()) == {"one/rational", "one/refusal", "two/rational", "two/refusal"}
+    found = named(base={"base": "b", "rational": "1"}, two={"base": "b", "rational": "2"})
+    assert set(found.values()) == {"base", "base/rational", "two/rational"}
+
+
+def test_no_two_models_of_a_small_report_look_alike():
+    for models in (("base", "a", "b", "c"), ("base", "refusal", "rational", "a", "b"), ("a", "b", "c", "d", "e")):
+        found = series(models)
+        assert len({number % 6 for number in found.values()}) == len(models)
+    assert series(("base", "refusal", "rational", "x")) == {"base": 0, "refusal": 1, "rational": 2, "x": 5}
 
 
 def test_runs_with_different_judges_are_not_compared(run_maker, tmp_path):
