@@ -193,9 +193,12 @@ def _figures(
     confidence: float,
 ) -> Figures:
     estimates, draws = {}, {}
+    nothing_B = np.full(len(draws_BxK), np.nan)
     for name, (numerator, denominator) in SHARES.items():
         top, bottom = COLUMN[numerator], COLUMN[denominator]
-        draws[name] = ratio(draws_BxK[:, top], draws_BxK[:, bottom])
+        # Of hundreds of cells most have no such answers at all.
+        there = sums_CxK[:, bottom].any()
+        draws[name] = ratio(draws_BxK[:, top], draws_BxK[:, bottom]) if there else nothing_B
         share = name != "mean_score"
         estimates[name] = estimate(sums_CxK[:, top], sums_CxK[:, bottom], draws[name], confidence, share=share)
     asr, over = estimates["asr"], estimates["over_refusal"]

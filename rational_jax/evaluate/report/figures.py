@@ -17,7 +17,7 @@ def series(models: Sequence[str]) -> dict[str, int]:
     """Colour and mark of each model: a fixed one for the arms there are, the next free ones for others."""
     taken = {_SERIES[model] for model in models if model in _SERIES}
     # The kit's six colours come round again; the grey of the base is the last that others get.
-    free = itertools.chain((n for n in (5, 1, 2, 3, 4) if n not in taken), itertools.count(7))
+    free = itertools.chain((n for n in (5, 2, 3, 4, 1) if n not in taken), itertools.count(7))
     return {model: _SERIES[model] if model in _SERIES else next(free) for model in models}
 
 
