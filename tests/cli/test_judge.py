@@ -111,10 +111,11 @@ def test_our_own_answers_keep_their_goal_and_their_status(tmp_path):
         "meta": {"goal": "plain", "subcategory": "s"},
     }
     row = {"id": "x", "prompt": prompt, "model": "base", "answer": TEA, "status": "ok"}
-    path = write(tmp_path / "a.jsonl", [row, row | {"answer": "", "status": "truncated_reasoning"}])
-    one, other = read_answers(path)
+    statuses = ("truncated_reasoning", "content_filter")
+    path = write(tmp_path / "a.jsonl", [row, *(row | {"answer": "", "status": status} for status in statuses)])
+    one, *others = read_answers(path)
     assert (one.exchange.goal, one.asked, one.exchange.label, one.model) == ("plain", "d3JhcA==", "harmful", "base")
-    assert (one.unfinished, other.unfinished) == ("", "truncated_reasoning")
+    assert (one.unfinished, *(other.unfinished for other in others)) == ("", *statuses)
 
 
 class Failing(RefusalJudge):

@@ -11,6 +11,7 @@ from rational_jax import models
 from rational_jax.errors import UserError
 from rational_jax.models import Execution, bind
 from rational_jax.sample import Engine, Request, programs
+from rational_jax.sample.requests import taken_apart
 from rational_jax.sample.sampling import most_probable, next_tokens
 from rational_jax.sample.sequence import Generated, begins_inside, find_stop
 from rational_jax.text.chat import Message
@@ -226,3 +227,11 @@ def test_a_request_that_cannot_be_is_refused(engine):
         request(prompt_ids=(1,))
     with pytest.raises(UserError, match="prompt_ids must be in the model's vocabulary, 0 to 60"):
         ask(engine, Request(id="x", messages=(), prompt_ids=(61,), max_new_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("finish", "status"), [("stop", "ok"), ("length", "truncated_answer"), ("content_filter", "content_filter")]
+)
+def test_how_an_answer_ended_is_told_apart(finish, status):
+    split = taken_apart("<think>\nhm\n</think>\n\nyes", finish, THINK)
+    assert (split.reasoning, split.answer, split.status) == ("hm", "yes", status)

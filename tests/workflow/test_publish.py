@@ -303,15 +303,15 @@ def test_a_repository_with_a_page_alone_is_taken(server, finished):
     assert "model.safetensors" in server.repositories[REPOSITORY]
 
 
-@pytest.mark.parametrize("data", ["/home/me/client/rows.jsonl", "client/rows.jsonl", "gs://client/rows.jsonl"])
+@pytest.mark.parametrize("data", ["/disk/client/rows.jsonl", "client/rows.jsonl", "gs://client/rows.jsonl"])
 def test_where_things_lie_here_is_not_published(tmp_path, data):
-    run = make_run(tmp_path / "a", model="/home/me/client/llama", data=data)
+    run = make_run(tmp_path / "a", model="/disk/client/llama", data=data)
     for adapter in (False, True):
         found = prepared(run, adapter=adapter)
         sent = "\n".join(found.texts.values()) + "".join(
             file.read_bytes().decode("latin1") for file in found.files.values()
         )
-        assert "client" not in sent and "/home" not in sent
+        assert "client" not in sent and "/disk" not in sent
         assert "| `train.data` | rows.jsonl |" in sent and "| `model.name` | llama |" in sent
     assert 'from_pretrained("path/to/llama")' in found.texts["README.md"]
     assert json.loads(found.texts["adapter_config.json"]) == {"r": 8, "base_model_name_or_path": "llama"}
