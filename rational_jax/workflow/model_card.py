@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rational_jax.config import CIRCUIT_BREAKER
+
 _CARD = """\
 ---
 {front_matter}
@@ -14,8 +16,7 @@ _CARD = """\
 
 # {title}
 
-{what} made with rational_jax by supervised fine-tuning on texts that the base model wrote itself. It is the arm `{arm}`
-of its run.
+{what} made with rational_jax by {how}. It is the arm `{arm}` of its run.
 
 - **Base**: {base}
 - **Check**: {checked}
@@ -59,6 +60,10 @@ _PATHS = ("train.data", "train.circuit_breaker.reroute", "train.circuit_breaker.
 _PLACE = re.compile(r"[/~.\\]|[A-Za-z]:\\|[a-z0-9]+://")
 
 
+_TUNED = "supervised fine-tuning on texts that the base model wrote itself"
+_REROUTED = "representation rerouting (circuit breakers, arXiv 2406.04313), which breaks off answers like harmful ones"
+
+
 def model_card(
     part: str, *, arm: str, model: str, base: Mapping[str, Any], train: Mapping[str, Any], checked: str
 ) -> str:
@@ -78,11 +83,12 @@ def model_card(
         front_matter="\n".join(front),
         title=f"{base['name']}, {arm}" + (" (LoRA adapter)" if part == "adapter" else ""),
         what="A LoRA adapter" if part == "adapter" else "A language model",
+        how=_REROUTED if arm == CIRCUIT_BREAKER else _TUNED,
         arm=arm,
         base=f"`{base['name']}`" + (f" at commit `{base['revision']}`" if base["revision"] else ""),
         checked=checked,
         usage=_USAGE[part].format(base=json.dumps(f"path/to/{base['name']}" if local else model)),
-        reasoning=_reasoning(settings),
+        reasoning="It was not taught to reason." if arm == CIRCUIT_BREAKER else _reasoning(settings),
         settings="\n".join(f"| `{name}` | {_cell(_public(name, value, local))} |" for name, value in _flat(settings)),
     )
 

@@ -12,6 +12,7 @@ _WORDS = {
     "rational": "the rational model",
     "answer-first": "the model that reasons after answering",
     "shuffled": "the model trained on shuffled reasoning",
+    "circuit-breaker": "the model with circuit breakers",
 }
 
 
