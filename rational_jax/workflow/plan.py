@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,11 @@ def _compiled(
         "steps": section.steps,
         "notes": notes,
     }
-    with progress.task(f"compile for {topology}", total=None), jax.set_mesh(mesh):
+    with (
+        progress.task(f"compile for {topology}", total=None),
+        jax.set_mesh(mesh),
+        tempfile.TemporaryDirectory() as dumped,
+    ):
         clock = time.perf_counter()
         lowered = jit_step(program.train_step, mesh, state, program.compiler_options).lower(
             state, program.frozen, batch
@@ -203,7 +208,8 @@ def _compiled(
         shared["lower_seconds"] = time.perf_counter() - clock
         clock = time.perf_counter()
         try:
-            compiled = lowered.compile()
+            # The text is libtpu's own: jaxlib's reader does not know all that v6e's and v5p's programs are made of.
+            compiled = lowered.compile({"xla_dump_to": dumped, "xla_dump_hlo_as_text": True})
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -221,22 +227,10 @@ def _compiled(
                 **shared,
             )
         shared["compile_seconds"] = time.perf_counter() - clock
+        (final,) = Path(dumped).glob("*.after_codegen.txt")
+        text = final.read_text()
     analysis = compiled.memory_analysis()
     arguments, peak = analysis.argument_size_in_bytes / GIB, analysis.peak_memory_in_bytes / GIB
-    fitting: dict[str, Any] = {
-        "fits": True,
-        "peak_gib": peak,
-        "memory": Memory(**given, padding=arguments - sum(given.values()), temporaries=peak - arguments, limit=limit),
-        "advice": (),
-    }
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:
-        # libtpu writes instructions that jaxlib's reader of programs does not know, even of one release (v6e, LoRA).
-        if "async-update" not in str(error):
-            raise
-        unread = "this jaxlib cannot read the program that libtpu made; its memory is all that is known"
-        return Plan(matmul_flops=None, collectives={}, kernels={}, estimate=None, unknown=unread, **fitting, **shared)
     if module is not None:
         module.write_text(text)
     costs = read_costs(text)
@@ -250,12 +244,15 @@ def _compiled(
     except ValueError as error:
         unknown = str(error)
     return Plan(
+        fits=True,
+        peak_gib=peak,
+        memory=Memory(**given, padding=arguments - sum(given.values()), temporaries=peak - arguments, limit=limit),
         matmul_flops=costs.matmul_flops,
         collectives=costs.collectives,
         kernels=costs.kernels,
         estimate=times,
         unknown=unknown,
-        **fitting,
+        advice=(),
         **shared,
     )
 
