@@ -57,3 +57,40 @@ def test_a_recipe_fits_its_topology(file, tmp_path):
     print(f"{file.stem} {topology}: {made['peak_gib']} GiB, at most {made['bound']}% MFU")
     assert made["fits"], made["advice"]
     assert made["peak_gib"] <= 0.9 * made["limit_gib"]
+
+
+@pytest.fixture(scope="module")
+def plan_paper():
+    spec = importlib.util.spec_from_file_location("plan_paper", ROOT / "scripts" / "plan_paper.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_configuration_of_the_paper_has_its_plans(plan_paper):
+    stored = json.loads(plan_paper.PLANS.read_text())
+    found = sorted((name, plan["topology"]) for plan in stored["plans"] for name in plan["configurations"])
+    names = [file.stem for file in (CONFIGS / "paper").glob("*.yaml")]
+    assert found == sorted((name, topology) for name in names for topology in plan_paper.TOPOLOGIES)
+    assert [names for _, names in plan_paper.programs()] == [
+        plan["configurations"] for plan in stored["plans"][:: len(plan_paper.TOPOLOGIES)]
+    ]
+    assert all(plan["fits"] for plan in stored["plans"])
+
+
+def test_a_figure_that_moved_is_named(plan_paper):
+    before = {"peak_gib": 10.0, "bound": 50.0, "matmul_tflops": None}
+    assert plan_paper.drifts(before, before | {"peak_gib": 10.29, "bound": 48.6}) == []
+    assert plan_paper.drifts(before, before | {"peak_gib": 10.31}) == ["peak_gib was 10.0 and is 10.31"]
+    assert plan_paper.drifts(before, before | {"matmul_tflops": 1.0}) == ["matmul_tflops was None and is 1.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_plans_of_the_paper_have_not_drifted(tmp_path):
+    for name, shape in SHAPES.items():
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(shape))
+    command = [sys.executable, str(ROOT / "scripts" / "plan_paper.py"), "--models", str(tmp_path)]
+    found = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
