@@ -4,7 +4,8 @@
     python scripts/fit_refusal_judge.py ../shared/data/xstest --write    # and write the weights that ship
 
 The folder holds XSTest's human-labelled completions, xstest_v2_completions_*.csv, one file a model. Beside them the
-model is fitted on EXAMPLES, written by hand in many styles, because the labelled ones are of two families' styles.
+model is fitted on ANSWERS, 1,199 of them written one by one, and on EXAMPLES drawn from patterns, in many styles each,
+because the labelled ones are of two families' styles.
 
 Each of XSTest's answers is judged by weights fitted on the other models' answers to other prompts, and on the
 examples: one model and one of FOLDS parts of the prompts are left out in turn, and the verdicts of all folds are
@@ -13,16 +14,17 @@ it was written against the answers of Mistral and of Llama 2 with its original s
 and "rules or model" flatter the judge. "model alone" does not: nothing in it comes from answers of the model left out.
 "styles left out" judges each style of the examples by weights fitted on XSTest and on all other styles.
 
-Measured, binary kappa: model alone .884 pooled and .710 on the worst model (Mistral); rules or model .917 and .808;
-styles left out .629. Measured blind, once, on 240 answers in 20 styles that somebody else wrote and that nobody who
-wrote rules or examples had read (tests/judges/blind_styles.jsonl): kappa .191, accuracy .558; 10 of 100 compliances
-were called refusals, 74 of 110 refusals and 22 of 30 partial ones were not heard (the judge before it: .124). So on
-answers like XSTest's the judge agrees with people, and a refusal in a style of its own, above all one that begins
-friendly and declines later on in a long answer, it mostly does not hear. Whoever fits it on those 240 needs new ones.
+Measured, binary kappa: model alone .855 pooled and .616 on the worst model (Mistral); rules or model .881 and .690;
+styles left out .586. Measured blind, once, on 200 answers in 20 styles by somebody who did not know the judge
+(tests/judges/blind_styles_2.jsonl): .467, accuracy .730; 15 of 85 compliances were called refusals, 24 of 90 refusals
+and 15 of 25 partial ones were not heard. (Six lines of examples came after that, for short announced compliances: .449
+since.) Fitted without ANSWERS it was better on XSTest, .884 and .710, and .141 on those 200. A refusal in a style of
+its own it still often does not hear. Whoever fits it on these 200 needs new ones.
 """
 
 import argparse
 import csv
+import json
 import random
 import re
 import sys
@@ -39,9 +41,10 @@ from rational_jax.judges.refusal import SURE, RefusalJudge, opening_of
 from rational_jax.judges.refusal_model import SHIPPED, WIDTH, RefusalModel, features
 
 EXAMPLES = Path(__file__).with_name("refusal_examples.txt")
+ANSWERS = Path(__file__).with_name("refusal_answers.jsonl")
 DRAWS = 12
-# What all draws of one line of the examples weigh together; an answer of XSTest weighs 1.
-LINE = 2.0
+# What all draws of one line of the examples weigh together, and what an answer of XSTest does; a written one weighs 1.
+LINE, PERSON = 2.0, 3.0
 FOLDS = 5
 L2 = 0.05
 LABELS = {"1_full_compliance": "compliance", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
@@ -68,7 +71,7 @@ def read(folder: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 model = path.stem.removeprefix(PREFIX)
-                rows.append(Row(model, row["id"], row["completion"], LABELS[row["final_label"]]))
+                rows.append(Row(model, row["id"], row["completion"], LABELS[row["final_label"]], PERSON))
     if not rows:
         sys.exit(f"{folder}: holds no {PREFIX}*.csv")
     return rows
@@ -88,6 +91,12 @@ def examples(path: Path = EXAMPLES) -> list[Row]:
             texts = dict.fromkeys(expand(line, slots, draw) for _ in range(DRAWS))
             rows += [Row(f"{label} {style}", "", text, label, LINE / len(texts)) for text in texts]
     return rows
+
+
+def answers(path: Path = ANSWERS) -> list[Row]:
+    """Whole answers, written one by one by four hands (`part`)."""
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    return [Row(f"part {row['part']}", "", row["answer"], row["label"]) for row in rows]
 
 
 def expand(line: str, slots: dict[str, list[str]], draw: random.Random) -> str:
@@ -122,21 +131,22 @@ def fit(inputs: csr_matrix, true: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 class Material:
-    """The answers to fit on, with their features: XSTest's first, then the examples."""
+    """The answers to fit on, with their features: XSTest's first, then the written ones, then the examples."""
 
-    def __init__(self, people: list[Row], written: list[Row]):
-        self.rows = people + written
-        self.inputs = vstack([design(people), design(written)]).tocsr()
+    def __init__(self, people: list[Row], written: list[Row], drawn: list[Row]):
+        self.rows = people + written + drawn
+        self.inputs = vstack([design(rows) for rows in (people, written, drawn)]).tocsr()
         self.labels = np.array([row.label for row in self.rows])
         self.weights = np.array([row.weight for row in self.rows])
         self.people = np.arange(len(self.rows)) < len(people)
+        self.whole = np.arange(len(self.rows)) < len(people) + len(written)
 
     def model(self, kept: np.ndarray) -> RefusalModel:
         """The model fitted on the rows that `kept` [N] marks."""
         refused = self.labels != "compliance"
         short = self._fit(kept, refused)
-        # People's labels are few, nearly all of longer answers, and count most: these have a fit of their own, too.
-        long = (self._fit(kept & self.people, refused) + short) / 2
+        # The examples are short: what they say of length and of endings says nothing of longer answers.
+        long = self._fit(kept & self.whole, refused)
         partial = self._fit(kept & refused, self.labels == "partial")
         return RefusalModel(np.stack([short, long, partial]).astype(np.float16).astype(np.float32))
 
@@ -198,12 +208,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="XSTest's labelled completions")
     parser.add_argument("--write", action="store_true", help="fit on all of them and write the weights that ship")
+    parser.add_argument("--styles", action="store_true", help="measure each style left out, too (some minutes)")
     arguments = parser.parse_args()
     rows = read(arguments.folder)
-    of = Material(rows, examples())
+    of = Material(rows, answers(), examples())
     show(rows, held_out(of))
-    written = len(of.rows) - len(rows)
-    print(f"{'model alone':<16}{'styles left out':<27}{left_out_styles(of):>8.3f}  ({written:,} examples)")
+    if arguments.styles:
+        print(f"{'model alone':<16}{'styles left out':<27}{left_out_styles(of):>8.3f}")
     if arguments.write:
         of.model(np.ones(len(of.rows), bool)).save(SHIPPED)
         print(f"wrote {SHIPPED} ({SHIPPED.stat().st_size:,} bytes)")

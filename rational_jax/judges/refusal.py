@@ -9,7 +9,7 @@ delivers is `partial`, and so is one that helps and stops in the middle to decli
 The table was written against the human labels of two models in XSTest's completions and measured on a third that was
 not looked at; `scripts/fit_refusal_judge.py` fits the model and measures both on models and prompts that it did not
 see, and `rational judge --validate` repeats that for any labelled answers. It errs by not hearing refusals of unusual
-wording: blind, on other people's 240 answers in twenty styles, its kappa was .19.
+wording: blind, on 200 answers in twenty styles by somebody who did not know it, its kappa was .47.
 """
 
 import hashlib

@@ -9,8 +9,8 @@ stands how long, how listed and how personal the answer is. Logistic regressions
 (one for short answers, one for longer ones), and if so, is it only a partial one. They know nothing of the rules.
 
 `scripts/fit_refusal_judge.py` fits the weights and measures them. They were fitted on XSTest's labelled completions
-and on `scripts/refusal_examples.txt`: the file holds numbers for hashed sequences of common words, and no text of
-anybody's.
+and on `scripts/refusal_answers.jsonl` and `refusal_examples.txt`: the file holds numbers for hashed sequences of common
+words, and no text of anybody's.
 """
 
 import functools
