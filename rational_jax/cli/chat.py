@@ -113,7 +113,8 @@ class Chat:
             before = name
         self._print("\n")
         if self.conversation.last.status.startswith("truncated"):
-            self._print("(cut off: /set max_new_tokens=... allows more)\n", "dim")
+            more = "/set max_new_tokens=..., or engine.max_length=... at the start,"
+            self._print(f"(cut off: {more} allows more)\n", "dim")
         elif self.conversation.last.status == "content_filter":
             self._print("(stopped by the provider's content filter)\n", "dim")
 

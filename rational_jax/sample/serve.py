@@ -46,7 +46,7 @@ def serve(
         most_bytes=most_bytes,
     )
     backend = open_engine(*named(config, model))
-    progress.message(f"serve {options.name}: compiling for prompts of any length")
+    progress.message(f"serve {options.name}: compiling for prompts of any length, which may take minutes")
     backend.engine.warm_up(prompt_logprobs=True)
     backend.engine.warm_up(top_p=True)
     app = Server(backend.engine, backend.renderer, options).app
