@@ -46,6 +46,12 @@ def atomic_write_json(path: str | Path, obj: Any) -> None:
     atomic_write_bytes(path, json_bytes(obj, indent=2) + b"\n")
 
 
+def write_rows(path: str | Path, rows: Iterable[Any]) -> Path:
+    """One object a line; the whole file or nothing. Returns the path."""
+    atomic_write_bytes(path, (json_bytes(row) + b"\n" for row in rows))
+    return Path(path)
+
+
 def sha256_file(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with Path(path).open("rb") as file:

@@ -8,7 +8,6 @@ from rational_jax.curate.layouts import derive
 from rational_jax.curate.recipes import Recipe, load_recipe
 from rational_jax.curate.run import FUNNEL, PROMPTS, REJECTED, run, stage_settings, write_dataset
 from rational_jax.curate.set_filters import GOOD_IN_THEMSELVES
-from rational_jax.curate.store import write_rows
 
 __all__ = [
     "FILTERS",
@@ -31,5 +30,4 @@ __all__ = [
     "stage_settings",
     "total",
     "write_dataset",
-    "write_rows",
 ]

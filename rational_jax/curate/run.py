@@ -14,7 +14,7 @@ from rational_jax.curate.generate import Backend, generate
 from rational_jax.curate.inputs import Inputs, make_plan, without_tested
 from rational_jax.curate.layouts import derive
 from rational_jax.curate.recipes import OFF, REMOVE
-from rational_jax.curate.store import Part, Rows, StoredSamples, write_rows
+from rational_jax.curate.store import Part, Rows, StoredSamples
 from rational_jax.data.rationale_dataset import write_hf, write_tfds
 from rational_jax.data.schema import Prompt, Rationale
 from rational_jax.data.sources import digest_prompts
@@ -24,7 +24,7 @@ from rational_jax.judges import RefusalJudge, load_judge
 from rational_jax.manifest import Stage
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample import deciding
-from rational_jax.storage import atomic_write_json, sha256_tree
+from rational_jax.storage import atomic_write_json, sha256_tree, write_rows
 from rational_jax.text.chat import Renderer
 from rational_jax.text.reasoning import ReasoningFormat, format_named
 

@@ -1,7 +1,7 @@
 """Prompts and samples on the disk: they are read when they are looked at, and what is held of each is its place."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,14 +13,7 @@ from rational_jax.curate.recipes import Recipe
 from rational_jax.data.schema import Prompt
 from rational_jax.judges import RefusalJudge, Verdict
 from rational_jax.sample.requests import taken_apart
-from rational_jax.storage import atomic_write_bytes, json_bytes
 from rational_jax.text.reasoning import ReasoningFormat
-
-
-def write_rows(path: Path, rows: Iterable[dict]) -> Path:
-    """One object a line; the whole file or nothing. Returns the path."""
-    atomic_write_bytes(path, (json_bytes(row) + b"\n" for row in rows))
-    return path
 
 
 class Rows(Sequence[dict]):

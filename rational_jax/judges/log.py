@@ -8,7 +8,7 @@ from typing import Any
 
 from rational_jax.judges.verdict import Exchange, Judge, Verdict
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import JsonlLog, atomic_write_bytes, json_bytes
+from rational_jax.storage import JsonlLog, write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def judge_logged(
         ordered = others + [_record(one, judge, verdicts[one.exchange.id]) for one in wanted]
         settled = log.records() == ordered
     if not settled:
-        atomic_write_bytes(path, (json_bytes(record) + b"\n" for record in ordered))
+        write_rows(path, ordered)
     return verdicts
 
 

@@ -16,7 +16,7 @@ from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import Backend, deciding, model_identity, open_backend
 from rational_jax.sample.requests import Completion, Request, derive_seed, taken_apart
 from rational_jax.sample.rewrites import write_missing
-from rational_jax.storage import JsonlLog, atomic_write_bytes, json_bytes, sha256_file, sha256_json
+from rational_jax.storage import JsonlLog, sha256_file, sha256_json, write_rows
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat, format_named
 
@@ -69,7 +69,7 @@ def run(config: RunConfig, model: str, progress: Progress = SILENT, open_backend
     rows = _answer(config, model, path, requests, progress, open_backend)
     ordered = [rows[key] for key in requests]
     # One piece in order: what the log looks like depends on who finished first and on where it was stopped.
-    atomic_write_bytes(path, (json_bytes(row) + b"\n" for row in ordered))
+    write_rows(path, ordered)
     stage.finish(
         outputs={ANSWERS: sha256_file(path)},
         figures={

@@ -28,7 +28,7 @@ from rational_jax.errors import UserError
 from rational_jax.judges import RefusalJudge
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import atomic_write_json, read_jsonl, sha256_tree
+from rational_jax.storage import atomic_write_json, read_jsonl, sha256_tree, write_rows
 from rational_jax.text.reasoning import OK, Split
 from rational_jax.workflow import export
 
@@ -79,7 +79,7 @@ def _rounds(config: RunConfig, layout: str, recipe: str, progress: Progress, opt
         if most == 0:
             progress.message("curate: curate.most rationales are there, so there is no further round")
             return
-        curate.write_rows(folder / "failed.jsonl", failed)
+        write_rows(folder / "failed.jsonl", failed)
         tuned = _with(first, run=str(folder / "tuned"), train=first.train.model_copy(update={"data": None}))
         _unite(tuned, done, layout, recipe, SILENT)
         train.run(tuned, layout, progress)
@@ -148,8 +148,8 @@ def _unite(config: RunConfig, rounds: Sequence[Path], layout: str, recipe: str, 
     funnel = dataclasses.replace(curate.total(funnels), prompts=funnels[0].prompts)
     figures = {"funnel": funnel.to_json(), "rounds": [one.to_json() for one in funnels]}
     atomic_write_json(stage.directory / curate.FUNNEL, funnel.to_json())
-    curate.write_rows(stage.directory / curate.PROMPTS, read_jsonl(rounds[0] / "curate" / curate.PROMPTS))
-    curate.write_rows(stage.directory / curate.REJECTED, _rejected(rounds))
+    write_rows(stage.directory / curate.PROMPTS, read_jsonl(rounds[0] / "curate" / curate.PROMPTS))
+    write_rows(stage.directory / curate.REJECTED, _rejected(rounds))
     for line in funnel.lines():
         progress.message(f"curate: all rounds: {line}")
     made = [rationale for folder in rounds for rationale in _kept(folder, layout)]

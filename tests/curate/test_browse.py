@@ -7,11 +7,12 @@ import subprocess
 
 import pytest
 
-from rational_jax.curate import Funnel, write_dataset, write_rows
+from rational_jax.curate import Funnel, write_dataset
 from rational_jax.curate.browse import browse
 from rational_jax.data.schema import Prompt, Rationale
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage
+from rational_jax.storage import write_rows
 from rational_jax.text.chat import Message
 
 HOSTILE = (
