@@ -19,9 +19,9 @@ import sys
 from pathlib import Path
 
 from rational_jax import evaluate, sample
-from rational_jax.cli.process import catch_interrupts, leave, stopped
+from rational_jax.cli.process import catch_interrupts, leave
 from rational_jax.cli.progress import TerminalProgress
-from rational_jax.cli.session import FAILED, configuration, fail
+from rational_jax.cli.session import configuration, exit_code
 from rational_jax.config import BASE, RunConfig
 from rational_jax.data.schema import Rationale
 from rational_jax.data.sources import read_prompts
@@ -99,16 +99,13 @@ def main() -> int:
         print(__doc__.strip())
         return 0
     configure_runtime()
-    try:
+
+    def work() -> None:
         config = configuration(words)
         for name, count in write_sets(config, TerminalProgress()).items():
             print(f"{name}: {count:,} answers in {getattr(config.train.circuit_breaker, name)}")
-    except UserError as error:
-        fail(str(error))
-        return FAILED
-    except KeyboardInterrupt:
-        return stopped()
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rational_jax import curate, evaluate, hub, sample, train
-from rational_jax.cli.process import catch_interrupts, leave, stopped, use_huge_pages
+from rational_jax.cli.process import catch_interrupts, leave, use_huge_pages
 from rational_jax.cli.progress import TerminalProgress
-from rational_jax.cli.session import FAILED, fail
+from rational_jax.cli.session import exit_code
 from rational_jax.config import BASE, RunConfig, bundled_configs, load_config
 from rational_jax.data.packing import balancing_weight
 from rational_jax.data.sources import prompt_file
@@ -222,7 +222,8 @@ def main() -> int:
     """Returns 0 when all is done, 2 where something is for the user to mend, 130 where it was stopped."""
     study = options(sys.argv[1:])
     configure_runtime()
-    try:
+
+    def work() -> None:
         write_self_check(study)
         run_steps(steps_of(study), study.out, "study", TerminalProgress())
         for setting in study.settings:
@@ -230,12 +231,8 @@ def main() -> int:
             atomic_write_json(path.with_suffix(".json"), summary)
             atomic_write_text(path.with_suffix(".md"), page(summary))
             print(f"\n{page(summary)}\n{path}.md and .json")
-    except UserError as error:
-        fail(str(error))
-        return FAILED
-    except KeyboardInterrupt:
-        return stopped()
-    return 0
+
+    return exit_code(work)
 
 
 def options(arguments: list[str]) -> Study:

@@ -3,14 +3,14 @@
 import errno
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rational_jax.cli.process import STOPPED
+from rational_jax.cli.process import STOPPED, stopped
 from rational_jax.errors import Preempted, UserError
 from rational_jax.progress import SILENT, Progress
 
@@ -132,6 +132,18 @@ def chosen(wanted: Sequence[str] | None, there: Sequence[str], option: str, key:
         if name not in there:
             raise UserError(f"{option} {name}: {key} has only {', '.join(there)}")
     return tuple(dict.fromkeys(wanted)) if wanted else there
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Runs a script's work as a verb's: 0 done, 2 with one line where the user has to mend something, 130 stopped."""
+    try:
+        work()
+    except UserError as error:
+        fail(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return stopped()
+    return 0
 
 
 def fail(message: str) -> None:
