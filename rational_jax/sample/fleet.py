@@ -53,7 +53,7 @@ class Fleet:
         shares = deal(requests, self.processes)
         for process, share in enumerate(shares[1:], start=1):
             _tell(process, do="generate", requests=_REQUESTS.dump_python(share, mode="json"))
-        missing = {process for process, share in enumerate(shares) if process != LEAD}
+        missing = set(range(1, self.processes))
         try:
             for completion in self.own.generate(shares[LEAD]):
                 yield completion
@@ -91,18 +91,15 @@ def open_fleet(config: RunConfig, model: str, progress: Progress, open_engine: O
     """Opens the model on all processes. Raises UserError, naming the process, where it is not there or another."""
     others = range(1, jax.process_count())
     _tell_all(do="open", config=config.model_dump_json(), model=model)
-    error = None
     try:
         own = open_engine(config, model)
     finally:
         answers = {process: _heard(process, wait=True) for process in others}
     for process, answer in answers.items():
         if "error" in answer:
-            error = f"process {process}: {answer['error']}"
-        elif answer["identity"] != json.loads(json.dumps(own.identity)):
-            error = f"process {process} has other files of the model {model!r}; give all of them the same"
-    if error:
-        raise UserError(error)
+            raise UserError(f"process {process}: {answer['error']}")
+        if answer["identity"] != json.loads(json.dumps(own.identity)):
+            raise UserError(f"process {process} has other files of the model {model!r}; give all of them the same")
     progress.message(f"{model}: {1 + len(others)} processes generate, {config.engine.slots} slots each")
     return Fleet(own=own, processes=1 + len(others))
 
