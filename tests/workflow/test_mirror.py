@@ -46,6 +46,16 @@ def contents() -> dict[str, bytes]:
     return {path: store.cat_file(path) for path in store.find("/bucket/runs/a")}
 
 
+def early_is_sent(local) -> None:
+    """A file that is written into the run is in the bucket's index while the work goes on."""
+    (Path(local.run) / "early").write_text("1")
+    for _ in range(200):
+        if "/bucket/runs/a/INDEX.json" in contents():
+            break
+        mirror.threading.Event().wait(0.05)
+    assert "early" in json.loads(contents()["/bucket/runs/a/INDEX.json"])["files"]
+
+
 def test_another_machine_goes_on_with_what_was_committed(machine, address):
     config = load_config(None, [f"run={address}"])
     with mirrored(config) as local:
@@ -188,12 +198,7 @@ def test_the_sending_goes_on_after_any_error_of_a_store_and_says_so_once(machine
 
     with mirrored(load_config(None, [f"run={address}"]), Listener()) as local:
         monkeypatch.setattr(Mirror, "_stored", stored)
-        (Path(local.run) / "early").write_text("1")
-        for _ in range(200):
-            if "/bucket/runs/a/INDEX.json" in contents():
-                break
-            mirror.threading.Event().wait(0.05)
-        assert "early" in json.loads(contents()["/bucket/runs/a/INDEX.json"])["files"]
+        early_is_sent(local)
     assert len(failures) == 3 and len(said) == 1 and "the token has run out" in said[0]
 
 
@@ -274,12 +279,7 @@ def test_it_is_sent_while_the_work_goes_on_and_after_an_error(machine, address, 
     monkeypatch.setattr(mirror, "EVERY_SECONDS", 0.05)
     config = load_config(None, [f"run={address}"])
     with pytest.raises(KeyboardInterrupt), mirrored(config) as local:
-        (Path(local.run) / "early").write_text("1")
-        for _ in range(200):
-            if "/bucket/runs/a/INDEX.json" in contents():
-                break
-            mirror.threading.Event().wait(0.05)
-        assert "early" in json.loads(contents()["/bucket/runs/a/INDEX.json"])["files"]
+        early_is_sent(local)
         (Path(local.run) / "late").write_text("2")
         raise KeyboardInterrupt
     assert "late" in json.loads(contents()["/bucket/runs/a/INDEX.json"])["files"]
