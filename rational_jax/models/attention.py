@@ -125,7 +125,7 @@ def cached_attention(
     B, N, H = q_BxNxH.shape
     _, K, T, _ = k_BxKxTxH.shape
     q = (q_BxNxH * scale).reshape(B, K, N // K, H)
-    scores = jnp.einsum("bkgh,bkth->bkgt", q, k_BxKxTxH, preferred_element_type=jnp.float32)
+    scores = jax.lax.platform_dependent(q, k_BxKxTxH, cpu=_scores_on_cpu, default=_scores)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     distance = (positions_B[:, None] - jnp.arange(T)) % T
@@ -134,6 +134,16 @@ def cached_attention(
         visible &= distance < window
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, MASKED), axis=-1)
     return jnp.einsum("bkgt,bkth->bkgh", weights.astype(v_BxKxTxH.dtype), v_BxKxTxH).reshape(B, N, H)
+
+
+def _scores(q_BxKxGxH: jax.Array, k_BxKxTxH: jax.Array) -> jax.Array:
+    return jnp.einsum("bkgh,bkth->bkgt", q_BxKxGxH, k_BxKxTxH, preferred_element_type=jnp.float32)
+
+
+def _scores_on_cpu(q_BxKxGxH: jax.Array, k_BxKxTxH: jax.Array) -> jax.Array:
+    """As `_scores`, with the cache on the left, where it is not packed again; the barrier keeps XLA from turning it."""
+    turned = jnp.einsum("bkth,bkgh->bktg", k_BxKxTxH, q_BxKxGxH, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(turned).swapaxes(2, 3)
 
 
 def extending_attention(

@@ -283,7 +283,7 @@ class Decoder(nnx.Module):
         config = self.config
         tables = rotary_tables(config, positions_BxS)
         scores = dict(scale=config.score_scale, softcap=config.attention_softcap)
-        members = [group.layers for group in cache.groups(config, max(held.k.shape[3] for held in caches))]
+        members = [group.layers for group in cache.groups_of(config, caches)]
 
         def block(x, caches, layer: Layer, kind: LayerKind, number: int, index):
             # The whole cache is carried and updated in place: as a scanned input and output it would be copied.
@@ -305,10 +305,10 @@ class Decoder(nnx.Module):
             def body(carry, inputs, run=run, graphdef=graphdef, variables=variables):
                 repeat, parts = inputs
                 for offset in range(run.period):
-                    first = run.start + offset
-                    number = next(i for i, layers in enumerate(members) if first in layers)
-                    a_period = sum(run.start <= layer < run.start + run.period for layer in members[number])
-                    index = members[number].index(first) + repeat * a_period
+                    first = run.start + offset + (0 if execution.scan else repeat * run.period)
+                    number, index = next((i, held.index(first)) for i, held in enumerate(members) if first in held)
+                    if execution.scan:
+                        index += repeat * sum(0 <= layer - run.start < run.period for layer in members[number])
                     layer = _layer(graphdef, variables, parts, run, offset, execution)
                     carry = block(*carry, layer, config.kinds[first], number, index)
                 return carry, None

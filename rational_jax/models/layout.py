@@ -51,25 +51,29 @@ def runs(kinds: Sequence[Hashable]) -> list[Run]:
 def stacked(variable: nnx.Variable, run: Run) -> jax.Array:
     """The part of a stacked parameter that a run needs, `[repeats, layers of it in a period, ...]`.
 
-    A variable knows by its metadata `layers` which layers it holds. Nothing is copied for a run over all of them.
+    `[repeats, ...]` where that is one layer: on CPUs XLA copies what is reshaped before it is scanned. A variable knows
+    by its metadata `layers` which layers it holds. Nothing is copied for a run over all of them.
     """
     held = variable.get_metadata("layers")
     before = sum(layer < run.start for layer in held)
     inside = sum(run.start <= layer < run.stop for layer in held)
     value = variable[...]
     part = value if inside == len(held) else jax.lax.slice_in_dim(value, before, before + inside)
+    if inside == run.repeats:
+        return part
     return part.reshape(run.repeats, inside // run.repeats, *part.shape[1:])
 
 
 def unstacked(variable: nnx.Variable, part: jax.Array, run: Run, offset: int) -> jax.Array:
-    """One layer's parameter from a period's slice `[layers of it in a period, ...]`, for the layer at `offset`.
+    """One layer's parameter from what `stacked` gives of a period, for the layer at `offset`.
 
     A layer without low-rank factors gets factors of rank zero, which add nothing; one without a parameter of another
     sort (experts in a dense layer) gets an empty array, which nothing reads.
     """
     held = variable.get_metadata("layers")
+    one = sum(run.start <= layer < run.start + run.period for layer in held) == 1
     if run.start + offset in held:
-        return part[sum(run.start <= layer < run.start + offset for layer in held)]
+        return part if one else part[sum(run.start <= layer < run.start + offset for layer in held)]
     axes = variable.get_metadata("axes")[1:]
-    sizes = part.shape[1:] if "rank" in axes else (0,) * len(axes)
+    sizes = part.shape[-len(axes) :] if "rank" in axes else (0,) * len(axes)
     return jnp.zeros([0 if axis == "rank" else size for axis, size in zip(axes, sizes, strict=True)], part.dtype)

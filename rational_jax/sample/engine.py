@@ -249,7 +249,7 @@ class Engine:
     def empty(self) -> programs.Slots:
         """The device's state with all slots free."""
         with self._on_mesh():
-            return programs.empty_slots(self.config, self.slots, self.max_length, self.execution.dtype)
+            return programs.empty_slots(self.config, self.slots, self.max_length, self.execution)
 
     def prefill(self, prompts: list[Prompt]) -> None:
         """Reads prompts of one bucket together, not more than `prompts_at_once` of them."""
@@ -317,7 +317,7 @@ class Engine:
         self.counters.prompts += len(entries)
         with self._on_mesh():
             slots, logits = programs.insert(
-                self.config, self.max_length, slots, batch.cache, batch.logits, rows, new.lengths, new.places
+                self.config, slots, batch.cache, batch.logits, rows, new.lengths, new.places
             )
             return programs.begin(want, self._stop_ids, slots, logits, new)
 

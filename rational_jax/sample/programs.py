@@ -99,13 +99,13 @@ def _placed(slots: Slots) -> Slots:
     return jax.tree.map(constrain, slots, slot_axes(slots))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "slots", "extent", "dtype"))
-def empty_slots(config: DecoderConfig, slots: int, extent: int, dtype) -> Slots:
-    """`slots` free slots over a cache of `extent` positions."""
+@functools.partial(jax.jit, static_argnames=("config", "slots", "extent", "execution"))
+def empty_slots(config: DecoderConfig, slots: int, extent: int, execution: Execution) -> Slots:
+    """`slots` free slots over a cache of `extent` positions, laid out for how `execution` runs the layers."""
     whole = functools.partial(jnp.zeros, (slots,))
     return _placed(
         Slots(
-            cache=cache.empty(config, slots, extent, dtype),
+            cache=cache.empty(config, slots, extent, execution.dtype, apart=not execution.scan),
             tokens=whole(jnp.int32),
             positions=whole(jnp.int32),
             owed=whole(jnp.int32),
@@ -156,10 +156,9 @@ def prefill_chunk(
     return caches, decoder.unembed(hidden[jnp.arange(1), count_1 - 1])
 
 
-@functools.partial(jax.jit, static_argnames=("config", "extent"), donate_argnames="slots")
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
 def insert(
     config: DecoderConfig,
-    extent: int,
     slots: Slots,
     prompts: KVCache | Caches,
     logits_PxV: jax.Array,
@@ -167,13 +166,15 @@ def insert(
     lengths_A: jax.Array,
     places_A: jax.Array,
 ) -> tuple[Slots, jax.Array]:
-    """Copies prefilled prompts into the cache of slots, for sequences up to `extent`, and gives their logits `[A, V]`.
+    """Copies prefilled prompts into the cache of slots, and gives their logits `[A, V]`.
 
     The prompt in row `rows_A[i]`, of `lengths_A[i]` tokens, goes to slot `places_A[i]`, or nowhere where that is B.
     """
     chosen = jax.tree.map(lambda leaf: leaf[:, rows_A], prompts)
     # What was read by chunks is laid out already.
-    new = cache.grouped(config, chosen, lengths_A, extent) if isinstance(chosen, KVCache) else chosen
+    into = cache.groups_of(config, slots.cache)
+    whole = isinstance(chosen, KVCache)
+    new = cache.grouped(chosen, lengths_A, into) if whole else cache.split(config, chosen, into)
 
     def copy(old, new):
         return old.at[:, places_A, :, : new.shape[3]].set(new, mode="drop")

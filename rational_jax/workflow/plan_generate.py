@@ -98,7 +98,7 @@ def run(config: RunConfig, topology: str, progress: Progress = SILENT) -> Genera
     shapes = models.abstract_params(decoder, dtype, section.quantize)
     placed = shardings(mesh, RULES, shapes, models.logical_axes(decoder, None, section.quantize))
     params = jax.tree.map(_shaped, shapes, placed)
-    empty = jax.eval_shape(lambda: programs.empty_slots(decoder, section.slots, section.max_length, dtype))
+    empty = jax.eval_shape(lambda: programs.empty_slots(decoder, section.slots, section.max_length, execution))
     sizes = jax.ShapeDtypeStruct((section.slots, decoder.num_kv_heads), np.int32)
     shardings(mesh, AxisRules(), {"slots": sizes}, {"slots": ("batch", "kv_heads")}, "engine.")  # refuses what it must
     axes = programs.slot_axes(empty)

@@ -128,7 +128,7 @@ def test_prefill_and_decode_equal_the_full_pass(model, family, case, scan):
         # The first tokens in one pass, of which windowed layers keep their window; the next ones as a chunk, in which
         # the second row has three tokens less.
         _, whole = decoder(tokens[:, :48], execution=execution)
-        filled = models.cache.grouped(config, whole, jnp.array([48, 48]), 72)
+        filled = models.cache.grouped(whole, jnp.array([48, 48]), models.cache.groups(config, 72))
         caches = jax.tree.map(
             lambda part, room: room.at[:, :, :, : part.shape[3]].set(part),
             filled,
