@@ -32,18 +32,25 @@ def print_summary(results: "Results") -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> None:
-    """A table without frames; the first `names` columns are names, the others figures."""
+    """A table without frames; the first `names` columns are names, the others figures.
+
+    Where all columns are names the last is a sentence, which may go over several lines.
+    """
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
-        table.add_column(Text(one_line(name)), justify="left" if i < names else "right", no_wrap=True)
+        fit = {"overflow": "fold"} if i + 1 == len(header) == names else {"no_wrap": True}
+        table.add_column(Text(one_line(name)), justify="left" if i < names else "right", **fit)
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     if not console.is_terminal:
         # A file or a pipe has no width of its own, and rich's guess of 80 columns would cut figures off.
         console.width = console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
     console.print()
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    # Rich fills the last column with blanks.
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def print_funnel(config: "RunConfig") -> None:
