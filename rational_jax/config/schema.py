@@ -50,7 +50,9 @@ def _subset(key: str, values: tuple[str, ...], among: str, allowed: tuple[str, .
 class ModelSection(Section):
     """The model that everything starts from."""
 
-    name: Text = Field("micro", description="`micro` (in the package), a local folder, or a Hugging Face name")
+    name: Text = Field(
+        "micro", description="`micro` (in the package), a folder here, in a bucket or on the web, a Hugging Face name"
+    )
     revision: Text | None = Field(None, description="branch, tag or commit on Hugging Face; null is the newest")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the model computes in")
     attention: Text = Field("auto", description="attention kernel; auto takes the best for the platform")

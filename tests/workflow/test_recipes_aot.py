@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 TOPOLOGY = re.compile(r"^# topology: (\S+)$", re.MULTILINE)
 FILES = sorted(file for file in CONFIGS.rglob("*.yaml"))
-RECIPES = sorted((CONFIGS / "recipes").glob("*.yaml"))
+RECIPES = sorted(file for folder in ("recipes", "rivals") for file in (CONFIGS / folder).glob("*.yaml"))
 NAMES = [file.relative_to(CONFIGS).as_posix() for file in FILES]
 
 
