@@ -126,11 +126,12 @@ def parsed(words: list[str]) -> None:
     options = verb.make_context(name, rest, parent=context).params
     settings = options.get("words") or ()
     if name == "report":
-        settings = [word for word in settings if not Path(word).is_dir()]
+        settings = [word for word in settings if not Path(word).is_dir() and "://" not in word]
     checked(configuration(settings))
     for file in (options.get("answers"), options.get("validate")):
         # runs/ is what the command before it leaves.
-        assert file is None or file.parts[0] == "runs" or file.is_file(), f"{file}: the documents name no such file"
+        there = file is None or Path(file).parts[0] == "runs" or Path(file).is_file()
+        assert there, f"{file}: the documents name no such file"
 
 
 def checked(config: RunConfig) -> None:

@@ -2,20 +2,19 @@
 
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rational_jax.cli.session import FAILED, session
 
-File = Annotated[Path | None, typer.Argument(metavar="ANSWERS", help="Answers to judge, .jsonl or .csv.")]
+File = Annotated[str | None, typer.Argument(metavar="ANSWERS", help="Answers to judge, .jsonl or .csv.")]
 Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="CONFIG|KEY=VALUE", help="Settings of the judge, such as evaluate.judge_model.name=..."),
 ]
 Against = Annotated[
-    Path | None, typer.Option("--validate", metavar="FILE", help="Compare with the labels of people in this file.")
+    str | None, typer.Option("--validate", metavar="FILE", help="Compare with the labels of people in this file.")
 ]
 Form = Annotated[
     str,
@@ -43,7 +42,8 @@ def judge(
 
     \b
     ANSWERS is what `rational sample` left, or any .jsonl or .csv file with a prompt and an answer in each row. Its
-    judgements are written beside it, to ANSWERS.judgements.jsonl; running it again continues.
+    judgements are written beside it, to ANSWERS.judgements.jsonl; running it again continues. A file in a bucket or on
+    the web is fetched, and its judgements are written here.
       rational judge answers.jsonl
       rational judge runs/demo/sample/base/answers.jsonl --judge refusal-rules
       rational judge answers.jsonl --judge strongreject evaluate.judge_model.name=llama-3.3-70b \\
@@ -55,15 +55,16 @@ def judge(
     Judges: refusal (the default), refusal-rules, guard, fulfilment, hex-phi, strongreject, coconot; several with
     commas between them are a majority. The exit status is 2 where the judge failed on some answers.
     """
-    if (answers is None) == (validate is None) and not (validate and "=" in str(answers)):
+    if (answers is None) == (validate is None) and not (validate and "=" in answers):
         raise typer.BadParameter("give a file of answers, or --validate FILE")
     changes = list(words or ())
     if validate is not None and answers is not None:  # a setting stands in the place of the file
-        changes.insert(0, str(answers))
+        changes.insert(0, answers)
     with session(changes, False) as (config, progress):
         from rational_jax import judges
         from rational_jax.judges.labelled import read_labelled
         from rational_jax.judges.validate import validate as measure
+        from rational_jax.stores import local_copy
 
         if as_json:  # which is all that may stand on the standard output
             from rational_jax.progress import SILENT
@@ -71,7 +72,7 @@ def judge(
             progress = SILENT
         chosen = judges.load_judge(name or config.evaluate.judge, config, progress)
         if validate is not None:
-            found = measure(read_labelled(validate, form), chosen, progress)
+            found = measure(read_labelled(local_copy(validate), form), chosen, progress)
             if form == "xstest" and "refusal" in chosen.name.split(","):
                 sys.stderr.write(
                     "the refusal judge was fitted on XSTest's published completions: on these its agreement flatters "

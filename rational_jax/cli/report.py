@@ -1,11 +1,14 @@
 """`rational report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rational_jax.cli.session import PrintConfig, Words, session
+
+if TYPE_CHECKING:
+    from rational_jax.workflow.mirror import Mirror
 
 Out = Annotated[
     Path | None,
@@ -19,17 +22,32 @@ def report(words: Words = None, out: Out = None, print_config: PrintConfig = Fal
     """Writes the findings, or compares several runs, on one page.
 
     \b
-    Leaves index.html under RUN/report. Folders of runs in place of a configuration are compared with each other.
+    Leaves index.html under RUN/report. Folders of runs in place of a configuration are compared with each other; those
+    in buckets are fetched.
       rational report
       rational report run=runs/longer report.title="Twice as long"
       rational report runs/*
+      rational report gs://bucket/runs/first gs://bucket/runs/second --out comparison
     """
-    folders = [Path(word) for word in words or () if Path(word).is_dir()]
-    with session([word for word in words or () if not Path(word).is_dir()], print_config) as (config, progress):
+    runs = [word for word in words or () if _is_run(word)]
+    if out is None and runs and "://" in runs[0]:
+        raise typer.BadParameter("--out is needed where the first run is in a bucket")
+    with session([word for word in words or () if word not in runs], print_config) as (config, progress):
         from rational_jax.cli.summary import print_path
         from rational_jax.evaluate import report
+        from rational_jax.workflow.mirror import Mirror
 
+        folders = [_fetched(Mirror(run)) if "://" in run else Path(run) for run in runs]
         if folders:
             print_path(report.compare(folders, out or folders[0].parent / "comparison", config, progress))
         else:
             print_path(report.run(config, progress))
+
+
+def _is_run(word: str) -> bool:
+    return Path(word).is_dir() or ("://" in word and "=" not in word.partition("://")[0])
+
+
+def _fetched(mirror: "Mirror") -> Path:
+    mirror.pull()
+    return mirror.local

@@ -10,21 +10,25 @@ from rational_jax.judges.log import Wanted, judge_logged
 from rational_jax.judges.refusal import RefusalJudge
 from rational_jax.judges.verdict import Judge, Verdict
 from rational_jax.progress import SILENT, Progress
+from rational_jax.stores import is_remote, local_copy
 
 
 def judge_file(
-    path: Path, judge: Judge, progress: Progress = SILENT, *, retry_unscored: bool = False
+    path: str | Path, judge: Judge, progress: Progress = SILENT, *, retry_unscored: bool = False
 ) -> dict[str, Any]:
     """Judges the answers in a file and returns the summary: counts of labels by model, coverage, and where they are.
 
-    Judgements go to PATH with .judgements.jsonl in place of its ending; those that are there are not asked for again,
-    but with `retry_unscored` those that are there without a score.
+    Judgements go to PATH with .judgements.jsonl in place of its ending, and where that is an address (which is fetched)
+    to the working directory; those that are there are not asked for again, but with `retry_unscored` those that are
+    there without a score.
     Raises UserError where the file cannot be read.
     """
     if judge.question == "harm":
         judge = FittingJudge(judge, RefusalJudge())
-    given = read_answers(path)
-    log = path.with_name(f"{path.stem}.judgements.jsonl")
+    file = local_copy(path)
+    given = read_answers(file)
+    folder = Path() if is_remote(str(path)) else file.parent
+    log = folder / f"{file.stem}.judgements.jsonl"
     wanted = [
         Wanted(
             key={"row": one.row, "answer": key_of(one)},

@@ -121,7 +121,9 @@ class Mirror:
     def __init__(self, address: str):
         self._store, self._root = open_store(address)
         self.address = address
-        self.local = cache_folder() / "runs" / hashlib.sha256(address.encode()).hexdigest()[:16]
+        # Called as it is there, since pages and tables name a run by its folder.
+        name = self._root.rpartition("/")[2]
+        self.local = cache_folder() / "runs" / hashlib.sha256(address.encode()).hexdigest()[:16] / name
         self.local.mkdir(parents=True, exist_ok=True)
         # The version that the local copy is of, its files there, and their size and time here when they were sent.
         self._state: dict[str, Any] = {"version": 0, "files": {}, "seen": {}}

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import fsspec
 import pytest
 
 from rational_jax.cli import app
@@ -185,3 +186,17 @@ def test_twenty_thousand_answers_are_a_matter_of_seconds(tmp_path):
     begun = time.process_time()
     assert judge_file(path, RefusalJudge())["coverage"] == 1.0
     assert time.process_time() - begun < 15
+
+
+def test_answers_in_a_bucket_are_judged_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RATIONAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": "Tea?", "answer": text} for text in (SORRY, TEA)]
+    fsspec.filesystem("memory").pipe_file("/bucket/said.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
+    assert app.run(["judge", "memory://bucket/said.jsonl", "--judge", "refusal-rules"]) == 0
+    assert [row["label"] for row in rows_of(tmp_path / "said.judgements.jsonl")] == ["refusal", "compliance"]
+    labelled = [row | {"label": label} for row, label in zip(rows, ("refusal", "compliance"), strict=True)]
+    fsspec.filesystem("memory").pipe_file("/bucket/l.jsonl", "".join(json.dumps(r) + "\n" for r in labelled).encode())
+    capsys.readouterr()
+    assert app.run(["judge", "--validate", "memory://bucket/l.jsonl", "--judge", "refusal-rules", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 1.0

@@ -13,6 +13,7 @@ import pytest
 from tiny import save_readable
 from together import ended, start
 
+from rational_jax.cli import app
 from rational_jax.config import load_config
 from rational_jax.data import read_prompts
 from rational_jax.errors import UserError
@@ -386,7 +387,7 @@ def test_training_goes_on_on_another_machine(tmp_path):
     lost = [name for name in index["files"] if "/checkpoints/8/" in name or "/checkpoints/12/" in name]
     assert lost and any("/checkpoints/4/" in name for name in index["files"])
     manifest = (
-        tmp_path / "one" / "runs" / hashlib.sha256(bucket.encode()).hexdigest()[:16] / "train/rational/manifest.json"
+        tmp_path / "one/runs" / hashlib.sha256(bucket.encode()).hexdigest()[:16] / "bucket/train/rational/manifest.json"
     )
     running = json.loads(manifest.read_text())
     running = {key: running[key] for key in ("verb", "settings", "inputs", "versions", "created")} | {
@@ -404,6 +405,26 @@ def test_training_goes_on_on_another_machine(tmp_path):
 
     for run, cache in ((folder, "zero"), (bucket, "two")):
         rational("export", run, cache, "export.verify=self")
-    there = tmp_path / "two" / "runs" / hashlib.sha256(bucket.encode()).hexdigest()[:16]
+    there = tmp_path / "two" / "runs" / hashlib.sha256(bucket.encode()).hexdigest()[:16] / "bucket"
     adapters = [root / "export/rational/adapter/adapter_model.safetensors" for root in (Path(folder), there)]
     assert sha256_file(adapters[0]) == sha256_file(adapters[1])
+
+
+def test_runs_in_buckets_are_compared_under_their_own_names(machine, address, tmp_path, monkeypatch, capsys):
+    other = address.removesuffix("/a") + "/b"
+    for run in (address, other):
+        with mirrored(load_config(None, [f"run={run}"])) as local:
+            (Path(local.run) / "whose").write_text(run)
+    machine("two")
+    seen = []
+
+    def compare(folders, out, config, progress):
+        seen.extend((folder.name, (folder / "whose").read_text()) for folder in folders)
+        return out
+
+    monkeypatch.setattr("rational_jax.evaluate.report.compare", compare)
+    command = ["report", address, other, "report.title=of both"]
+    assert app.run(command) == 2
+    assert "--out is needed" in capsys.readouterr().err
+    assert app.run([*command, "--out", str(tmp_path / "out")]) == 0
+    assert seen == [("a", address), ("b", other)]
