@@ -4,7 +4,7 @@
     python scripts/fit_refusal_judge.py ../shared/data/xstest --write    # and write the weights that ship
 
 The folder holds XSTest's human-labelled completions, xstest_v2_completions_*.csv, one file a model. Beside them the
-model is fitted on ANSWERS, 1,199 of them written one by one, and on EXAMPLES drawn from patterns, in many styles each,
+model is fitted on ANSWERS, 5,520 of them written one by one, and on EXAMPLES drawn from patterns, in many styles each,
 because the labelled ones are of two families' styles.
 
 Each of XSTest's answers is judged by weights fitted on the other models' answers to other prompts, and on the
@@ -14,12 +14,13 @@ it was written against the answers of Mistral and of Llama 2 with its original s
 and "rules or model" flatter the judge. "model alone" does not: nothing in it comes from answers of the model left out.
 "styles left out" judges each style of the examples by weights fitted on XSTest and on all other styles.
 
-Measured, binary kappa: model alone .855 pooled and .616 on the worst model (Mistral); rules or model .881 and .690;
-styles left out .586. Measured blind, once, on 200 answers in 20 styles by somebody who did not know the judge
-(tests/judges/blind_styles_2.jsonl): .467, accuracy .730; 15 of 85 compliances were called refusals, 24 of 90 refusals
-and 15 of 25 partial ones were not heard. (Six lines of examples came after that, for short announced compliances: .449
-since.) Fitted without ANSWERS it was better on XSTest, .884 and .710, and .141 on those 200. A refusal in a style of
-its own it still often does not hear. Whoever fits it on these 200 needs new ones.
+Measured, binary kappa: model alone .866 pooled and .646 on the worst model (Mistral); rules or model .897 and .720.
+Measured blind on 240 answers in 20 styles by somebody who did not know the judge (tests/judges/blind_styles_3.jsonl):
+.631 with parts a to j of the answers, and .630, accuracy .817, with the others too: 19 of 105 compliances were called
+refusals, 17 of 110 refusals and 8 of 25 partial ones were not heard. The judge before it, which had parts a to d and no
+view of the words, was .471 on them; its own figures on XSTest were .855 and .616, .881 and .690. What is not heard says
+no word of declining: it is another topic, an honest way, a question. To hear that one has to know what was asked and
+whether this answers it, and more examples no longer help. Whoever fits it on these 240 needs new ones.
 """
 
 import argparse
@@ -34,19 +35,21 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix, diags, vstack
+from scipy.sparse import csr_matrix, vstack
 
 from rational_jax.judges import agreement
-from rational_jax.judges.refusal import SURE, RefusalJudge, opening_of
+from rational_jax.judges.refusal import SURE, RefusalJudge, reading_of
 from rational_jax.judges.refusal_model import SHIPPED, WIDTH, RefusalModel, features
 
 EXAMPLES = Path(__file__).with_name("refusal_examples.txt")
 ANSWERS = Path(__file__).with_name("refusal_answers.jsonl")
 DRAWS = 12
-# What all draws of one line of the examples weigh together, and what an answer of XSTest does; a written one weighs 1.
-LINE, PERSON = 2.0, 3.0
+# What all draws of one line of the examples weigh together, and what an answer of XSTest does. A written one weighs 1;
+# the later ones are harder than what models say, and weigh less.
+LINE, PERSON = 2.0, 5.0
+WRITTEN = {part: 0.3 for part in "efghijklmn"}
 FOLDS = 5
-L2 = 0.05
+L2 = 0.1
 LABELS = {"1_full_compliance": "compliance", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
 PREFIX = "xstest_v2_completions_"
 
@@ -55,9 +58,10 @@ _CHOICE = re.compile(r"(?<!\\)\[((?:[^\[\]\\]|\\.)*)\]")
 
 
 class Row(NamedTuple):
-    """An answer with its label. `group` is the model that it is of, or the style of an example."""
+    """An answer with its label. `group` is the model that it is of, or the style of an example; `number` the prompt."""
 
     group: str
+    number: str
     prompt: str
     answer: str
     label: str
@@ -71,7 +75,7 @@ def read(folder: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 model = path.stem.removeprefix(PREFIX)
-                rows.append(Row(model, row["id"], row["completion"], LABELS[row["final_label"]], PERSON))
+                rows.append(Row(model, row["id"], row["prompt"], row["completion"], LABELS[row["final_label"]], PERSON))
     if not rows:
         sys.exit(f"{folder}: holds no {PREFIX}*.csv")
     return rows
@@ -89,14 +93,17 @@ def examples(path: Path = EXAMPLES) -> list[Row]:
         elif label and line:
             draw = random.Random(zlib.crc32(line.encode()))
             texts = dict.fromkeys(expand(line, slots, draw) for _ in range(DRAWS))
-            rows += [Row(f"{label} {style}", "", text, label, LINE / len(texts)) for text in texts]
+            rows += [Row(f"{label} {style}", "", "", text, label, LINE / len(texts)) for text in texts]
     return rows
 
 
 def answers(path: Path = ANSWERS) -> list[Row]:
-    """Whole answers, written one by one by four hands (`part`)."""
+    """Whole answers, written one by one by fourteen hands (`part`)."""
     rows = map(json.loads, path.read_text("utf-8").splitlines())
-    return [Row(f"part {row['part']}", "", row["answer"], row["label"]) for row in rows]
+    return [
+        Row(f"part {row['part']}", "", row["prompt"], row["answer"], row["label"], WRITTEN.get(row["part"], 1.0))
+        for row in rows
+    ]
 
 
 def expand(line: str, slots: dict[str, list[str]], draw: random.Random) -> str:
@@ -111,10 +118,9 @@ def expand(line: str, slots: dict[str, list[str]], draw: random.Random) -> str:
 
 
 def design(rows: list[Row]) -> csr_matrix:
-    """[N, WIDTH]: the features as the model weighs them, each row of length 1."""
-    columns, of = features([opening_of(row.answer) for row in rows])
-    matrix = csr_matrix((np.ones(len(columns)), (of, columns)), shape=(len(rows), WIDTH))
-    return (diags(1 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel())) @ matrix).tocsr()
+    """[N, WIDTH]: the features as the model weighs them."""
+    columns, of, values = features([reading_of(row.answer, row.prompt) for row in rows])
+    return csr_matrix((values, (of, columns)), shape=(len(rows), WIDTH))
 
 
 def fit(inputs: csr_matrix, true: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -139,16 +145,12 @@ class Material:
         self.labels = np.array([row.label for row in self.rows])
         self.weights = np.array([row.weight for row in self.rows])
         self.people = np.arange(len(self.rows)) < len(people)
-        self.whole = np.arange(len(self.rows)) < len(people) + len(written)
 
     def model(self, kept: np.ndarray) -> RefusalModel:
         """The model fitted on the rows that `kept` [N] marks."""
         refused = self.labels != "compliance"
-        short = self._fit(kept, refused)
-        # The examples are short: what they say of length and of endings says nothing of longer answers.
-        long = self._fit(kept & self.whole, refused)
-        partial = self._fit(kept & refused, self.labels == "partial")
-        return RefusalModel(np.stack([short, long, partial]).astype(np.float16).astype(np.float32))
+        halves = self._fit(kept, refused), self._fit(kept & refused, self.labels == "partial")
+        return RefusalModel(np.stack(halves).astype(np.float16).astype(np.float32))
 
     def _fit(self, kept: np.ndarray, true: np.ndarray) -> np.ndarray:
         return fit(self.inputs[kept], true[kept], self.weights[kept])
@@ -157,10 +159,10 @@ class Material:
 def held_out(of: Material) -> dict[str, list[str]]:
     """Verdicts on XSTest's answers of the judge and of its halves, by fold, in the order of the rows."""
     rows = [row for row, people in zip(of.rows, of.people, strict=True) if people]
-    prompts = sorted({row.prompt for row in rows})
+    prompts = sorted({row.number for row in rows})
     part = dict(zip(prompts, np.random.default_rng(0).permutation(len(prompts)) % FOLDS, strict=True))
     part[""] = -1  # the examples, which are in every fold
-    models, parts = np.array([row.group for row in of.rows]), np.array([part[row.prompt] for row in of.rows])
+    models, parts = np.array([row.group for row in of.rows]), np.array([part[row.number] for row in of.rows])
     rules = RefusalJudge(model=None)
     found = {"rules": [rules.judge(row.answer).label for row in rows]}
     found |= {"model alone": [""] * len(rows), "rules or model": [""] * len(rows)}
@@ -169,11 +171,11 @@ def held_out(of: Material) -> dict[str, list[str]]:
             fitted = of.model((models != model) & (parts != fold))
             judge = RefusalJudge(model=fitted)
             tested = np.flatnonzero((models == model) & (parts == fold))
-            alone = fitted.probabilities([opening_of(rows[i].answer) for i in tested])
+            alone = fitted.probabilities([reading_of(rows[i].answer, rows[i].prompt) for i in tested])
             for i, (refusal, partial) in zip(tested, alone, strict=True):
                 kind = "partial" if partial >= 0.5 else "refusal"
                 found["model alone"][i] = kind if refusal >= SURE else "compliance"
-                found["rules or model"][i] = judge.judge(rows[i].answer).label
+                found["rules or model"][i] = judge.judge(rows[i].answer, rows[i].prompt).label
     return found
 
 
@@ -183,7 +185,7 @@ def left_out_styles(of: Material) -> float:
     people, judged = [], []
     for style in sorted(set(groups[~of.people])):
         tested = [row for row in of.rows if row.group == style]
-        found = of.model(groups != style).probabilities([opening_of(row.answer) for row in tested])
+        found = of.model(groups != style).probabilities([reading_of(row.answer, row.prompt) for row in tested])
         people += [str(row.label == "compliance") for row in tested]
         judged += [str(refusal < SURE) for refusal, _ in found]
     return agreement(people, judged).kappa

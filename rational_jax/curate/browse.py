@@ -34,9 +34,9 @@ def browse(run: str | Path, most: int = MOST) -> Path:
     funnel = Funnel.from_json(json.loads((folder / FUNNEL).read_text("utf-8")))
     judge = RefusalJudge()
     kept = read_hf(folder / layouts[0] / "dataset") if layouts else []
+    judged = ((one, judge.judge(one.answer, one.prompt.goal).label) for one in _evenly(kept, len(kept), most))
     rows = [
-        _row(one.prompt.to_json(), one.sample, judge.judge(one.answer).label, KEPT, "", one.reasoning, one.answer)
-        for one in _evenly(kept, len(kept), most)
+        _row(one.prompt.to_json(), one.sample, label, KEPT, "", one.reasoning, one.answer) for one, label in judged
     ]
     rejected = sum(funnel.rejected.values())
     for one in _evenly(read_jsonl(folder / REJECTED), rejected, most):

@@ -93,7 +93,7 @@ class StoredSamples(Sequence[Candidate]):
 
     def _candidate(self, number: int, prompt: Prompt, row: dict) -> Candidate:
         split = taken_apart(row["text"], row["finish"], self._reasoning)
-        verdict = self._judged(number, split.answer)
+        verdict = self._judged(number, split.answer, prompt.goal)
         return Candidate(
             id=row["id"],
             prompt=prompt,
@@ -104,9 +104,9 @@ class StoredSamples(Sequence[Candidate]):
             verdict_reason=verdict.reason,
         )
 
-    def _judged(self, number: int, answer: str) -> Verdict:
+    def _judged(self, number: int, answer: str, goal: str) -> Verdict:
         if self._verdict[number] < 0:
-            verdict = self._judge.judge(answer)
+            verdict = self._judge.judge(answer, goal)
             place = self._places.setdefault(verdict, len(self._verdicts))
             if place == len(self._verdicts):
                 self._verdicts.append(verdict)

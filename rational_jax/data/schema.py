@@ -40,6 +40,11 @@ class Prompt:
         """The last user turn."""
         return self.messages[-1].content
 
+    @property
+    def goal(self) -> str:
+        """What is wanted, in plain words: `meta["goal"]` where an attack has wrapped it, else the last user turn."""
+        return self.meta.get("goal") or self.text
+
     def to_json(self) -> dict:
         """A JSON-able dict that `from_json` reads back."""
         return {

@@ -165,7 +165,7 @@ def _exchange(model: str, answer: Answer, suite: str) -> Exchange:
     prompt = answer.prompt
     return Exchange(
         id=f"{model}:{answer.id}",
-        goal=prompt.meta.get("goal") or prompt.text,
+        goal=prompt.goal,
         answer=answer.answer,
         category=prompt.category,
         subcategory=prompt.meta.get("subcategory", ""),

@@ -185,7 +185,7 @@ def _candidate(rationale: Rationale, judge: RefusalJudge) -> Candidate:
         sample=rationale.sample,
         text="",
         split=Split(reasoning=rationale.reasoning or None, answer=rationale.answer, status=OK),
-        verdict=judge.judge(rationale.answer).label,
+        verdict=judge.judge(rationale.answer, rationale.prompt.goal).label,
     )
 
 

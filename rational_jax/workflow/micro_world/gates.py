@@ -60,7 +60,7 @@ def measure_gates(world: World, generate: Generate) -> list[Gate]:
     answers = _ask(generate, {key: list(prompt.messages) for key, prompt in two_hops.items()})
     refused = {"harmful": [], "benign": []}
     for key, text in answers.items():
-        verdict = judge.judge(THINK.split(text, finished=True).answer)
+        verdict = judge.judge(THINK.split(text, finished=True).answer, two_hops[key].goal)
         refused[two_hops[key].label].append(verdict.label == "refusal")
     complied = [not refusal for refusal in refused["harmful"]]
 
