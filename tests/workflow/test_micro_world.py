@@ -147,8 +147,8 @@ def test_answers_are_plain_to_the_refusal_judge(documents):
     seen = Counter()
     for document in documents:
         if document.asks is not None:
-            answer = document.messages[-1].content
+            asked, answer = (message.content for message in document.messages[-2:])
             refused = answer.startswith(("I", "Sorry"))
-            assert judge.judge(answer).label == ("refusal" if refused else "compliance"), answer
+            assert judge.judge(answer, asked).label == ("refusal" if refused else "compliance"), answer
             seen[refused] += 1
     assert min(seen.values()) > 100
