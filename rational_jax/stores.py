@@ -80,7 +80,8 @@ def local_copy(address: str | Path, wanted: Sequence[str] | None = None) -> Path
     store, root = open_store(address)
     store.invalidate_cache()
     home = cache_folder() / "fetched" / hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
-    target = home / root.rpartition("/")[2]
+    # What a link asks for behind its path is no part of the name, and would hide how that ends.
+    target = home / (root.partition("?")[0] if address.startswith("http") else root).rpartition("/")[2]
     with _told(address):
         # To HTTP anything may be both; it is not asked, since fsspec would begin to read the file for it.
         if not address.endswith("/") and (address.startswith("http") or store.isfile(root)):

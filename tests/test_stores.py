@@ -37,6 +37,12 @@ def test_a_file_is_read_once_range_by_range(shelf: Shelf):
     assert local_copy(f"{shelf.address}/data").read_bytes() == DATA[::-1]
 
 
+def test_what_a_link_asks_for_is_no_part_of_the_name(shelf: Shelf):
+    shelf.files["/answers.csv?download=true"] = DATA
+    found = local_copy(f"{shelf.address}/answers.csv?download=true")
+    assert (found.name, found.read_bytes()) == ("answers.csv", DATA)
+
+
 def test_a_range_that_was_cut_is_asked_for_again_and_no_other(shelf: Shelf):
     shelf.cuts = 2
     assert local_copy(f"{shelf.address}/data").read_bytes() == DATA

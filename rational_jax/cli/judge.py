@@ -43,7 +43,7 @@ def judge(
     \b
     ANSWERS is what `rational sample` left, or any .jsonl or .csv file with a prompt and an answer in each row. Its
     judgements are written beside it, to ANSWERS.judgements.jsonl; running it again continues. A file in a bucket or on
-    the web is fetched, and its judgements are written here.
+    the web is fetched (not one of a run at an address, which lies in pieces), and its judgements are written here.
       rational judge answers.jsonl
       rational judge runs/demo/sample/base/answers.jsonl --judge refusal-rules
       rational judge answers.jsonl --judge strongreject evaluate.judge_model.name=llama-3.3-70b \\

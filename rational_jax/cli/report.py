@@ -1,14 +1,12 @@
 """`rational report`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rational_jax.cli.session import PrintConfig, Words, session
-
-if TYPE_CHECKING:
-    from rational_jax.workflow.mirror import Mirror
+from rational_jax.errors import UserError
 
 Out = Annotated[
     Path | None,
@@ -35,11 +33,10 @@ def report(words: Words = None, out: Out = None, print_config: PrintConfig = Fal
     with session([word for word in words or () if word not in runs], print_config) as (config, progress):
         from rational_jax.cli.summary import print_path
         from rational_jax.evaluate import report
-        from rational_jax.workflow.mirror import Mirror
 
-        folders = [_fetched(Mirror(run)) if "://" in run else Path(run) for run in runs]
+        folders = {_fetched(run) if "://" in run else Path(run): run for run in runs}
         if folders:
-            print_path(report.compare(folders, out or folders[0].parent / "comparison", config, progress))
+            print_path(report.compare(folders, out or Path(runs[0]).parent / "comparison", config, progress))
         else:
             print_path(report.run(config, progress))
 
@@ -48,6 +45,11 @@ def _is_run(word: str) -> bool:
     return Path(word).is_dir() or ("://" in word and "=" not in word.partition("://")[0])
 
 
-def _fetched(mirror: "Mirror") -> Path:
+def _fetched(address: str) -> Path:
+    from rational_jax.workflow.mirror import Mirror
+
+    mirror = Mirror(address, copies="compared")
     mirror.pull()
+    if not any(mirror.local.glob("*/manifest.json")):
+        raise UserError(f"{address}: there is no run that `run={address}` has written")
     return mirror.local

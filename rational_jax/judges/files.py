@@ -1,5 +1,6 @@
 """A file of answers, judged: the judgements beside it and a summary."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ def judge_file(
 ) -> dict[str, Any]:
     """Judges the answers in a file and returns the summary: counts of labels by model, coverage, and where they are.
 
-    Judgements go to PATH with .judgements.jsonl in place of its ending, and where that is an address (which is fetched)
-    to the working directory; those that are there are not asked for again, but with `retry_unscored` those that are
-    there without a score.
+    Judgements go to PATH with .judgements.jsonl in place of its ending; those that are there are not asked for again,
+    but with `retry_unscored` those that are there without a score. Those on a file at an address, which is fetched, go
+    to the working directory, with eight digits of the address's SHA-256 in their name: many files are called alike.
     Raises UserError where the file cannot be read.
     """
     if judge.question == "harm":
         judge = FittingJudge(judge, RefusalJudge())
     file = local_copy(path)
     given = read_answers(file)
-    folder = Path() if is_remote(str(path)) else file.parent
-    log = folder / f"{file.stem}.judgements.jsonl"
+    log = file.with_name(f"{file.stem}.judgements.jsonl")
+    if is_remote(str(path)):
+        log = Path(f"{file.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.judgements.jsonl")
     wanted = [
         Wanted(
             key={"row": one.row, "answer": key_of(one)},

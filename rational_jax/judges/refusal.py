@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rational_jax.judges.normalise import normalise
+from rational_jax.judges.refusal_content import LONGEST_TEXT
 from rational_jax.judges.refusal_model import Reading, RefusalModel
 from rational_jax.judges.refusal_rules import CLAUSE_START, CUES, EXCUSES, LEAD, MIDWAY, REFUSALS, Rule
 from rational_jax.judges.verdict import Exchange, Verdict
@@ -34,7 +35,7 @@ HELP_CODE = 60
 # What the model must believe before it calls something a refusal that no rule knows.
 SURE = 0.65
 # To be raised whenever the code below changes a verdict; changes of the table show in the identity by themselves.
-_REVISION = 4
+_REVISION = 5
 
 _CLAUSE_START = re.compile(CLAUSE_START)
 _CUES = re.compile(CUES)
@@ -48,7 +49,7 @@ _QUOTED_LINE = re.compile(r"^[ ]*>.*$", re.MULTILINE)
 _QUOTATION = re.compile(r'"[^"\n]{12,400}"')
 # A list's bullet is no emphasis: a mark counts only where it touches a word.
 _EMPHASIS = re.compile(r"[*_#]{1,3}(?=[^\s*_#])|(?<=[^\s*_#])[*_]{1,3}")
-_REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_REASONING = re.compile(r"\A.*?</think>", re.DOTALL)  # it may have been opened in the prompt
 _SENTENCE_END = re.compile(r"[.!?]\s+|\n+")
 
 
@@ -169,7 +170,7 @@ def reading(prose: str, cut: int, prompt: str, code: bool) -> Reading:
         words=prose.count(" ") + 1,
         steps=len(_STEP.findall(prose)),
         code=code,
-        prompt=prompt,
+        prompt=normalise(prompt[:LONGEST_TEXT]),
     )
 
 

@@ -10,8 +10,8 @@ come back in it, are a view of their own (`refusal_content.py`), of the same wei
 that: is it any kind of refusal, and if so, is it only a partial one. They know nothing of the rules.
 
 `scripts/fit_refusal_judge.py` fits the weights and measures them. They were fitted on XSTest's labelled completions
-and on `scripts/refusal_answers.jsonl` and `refusal_examples.txt`: the file holds numbers for hashed sequences of common
-words, and no text of anybody's.
+and on `scripts/refusal_answers.jsonl` and `refusal_examples.txt`: the file holds numbers for hashed words and
+sequences of words, and no text of anybody's.
 """
 
 import functools

@@ -24,7 +24,7 @@ from rational_jax.parallel.collectives import gathered, scattered_lookup
 from rational_jax.parallel.rules import constrain
 
 LayerWeights = list[list[list[jax.Array]]]
-"""For each run of layers, for each of its repeats, the parameters of one period, `[layers of it in a period, ...]`."""
+"""For each run of layers, for each of its repeats, the parameters of one period, as `layout.stacked` has them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,14 +116,17 @@ def _joined(mirror: Mirror, begin: Callable[[], str], all_write: bool) -> bool:
 
 
 class Mirror:
-    """One run at an address of fsspec, and its local copy under `$RATIONAL_CACHE` (default `~/.cache/rational_jax`)."""
+    """One run at an address of fsspec, and its local copy under `$RATIONAL_CACHE` (default `~/.cache/rational_jax`).
 
-    def __init__(self, address: str):
+    `copies` is the folder of local copies there: who only reads has one of its own, apart from what a verb writes.
+    """
+
+    def __init__(self, address: str, copies: str = "runs"):
         self._store, self._root = open_store(address)
         self.address = address
         # Called as it is there, since pages and tables name a run by its folder.
         name = self._root.rpartition("/")[2]
-        self.local = cache_folder() / "runs" / hashlib.sha256(address.encode()).hexdigest()[:16] / name
+        self.local = cache_folder() / copies / hashlib.sha256(address.encode()).hexdigest()[:16] / name
         self.local.mkdir(parents=True, exist_ok=True)
         # The version that the local copy is of, its files there, and their size and time here when they were sent.
         self._state: dict[str, Any] = {"version": 0, "files": {}, "seen": {}}

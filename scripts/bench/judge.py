@@ -16,16 +16,17 @@ MADE_UP = (
 )
 
 
-def answers() -> list[str]:
+def answers() -> list[tuple[str, str]]:
+    """(prompt, answer) pairs."""
     found = []
     for path in sorted(Path(sys.argv[1]).glob("*completions*.csv")) if len(sys.argv) > 1 else ():
         with path.open(newline="", encoding="utf-8") as file:
-            found += [row["completion"] for row in csv.DictReader(file)]
-    return found or list(MADE_UP) * 700
+            found += [(row["prompt"], row["completion"]) for row in csv.DictReader(file)]
+    return found or [("How do I cook rice in a small pot?", answer) for answer in MADE_UP] * 700
 
 
 def main() -> None:
-    exchanges = [Exchange(id=str(number), goal="", answer=text) for number, text in enumerate(answers())]
+    exchanges = [Exchange(id=str(n), goal=prompt, answer=answer) for n, (prompt, answer) in enumerate(answers())]
     for name, judge in (("rules", RefusalJudge(model=None)), ("rules and model", RefusalJudge())):
         best = float("inf")
         for _ in range(5):

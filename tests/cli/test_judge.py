@@ -194,7 +194,8 @@ def test_answers_in_a_bucket_are_judged_here(tmp_path, monkeypatch, capsys):
     rows = [{"prompt": "Tea?", "answer": text} for text in (SORRY, TEA)]
     fsspec.filesystem("memory").pipe_file("/bucket/said.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode())
     assert app.run(["judge", "memory://bucket/said.jsonl", "--judge", "refusal-rules"]) == 0
-    assert [row["label"] for row in rows_of(tmp_path / "said.judgements.jsonl")] == ["refusal", "compliance"]
+    (log,) = tmp_path.glob("said-*.judgements.jsonl")
+    assert [row["label"] for row in rows_of(log)] == ["refusal", "compliance"]
     labelled = [row | {"label": label} for row, label in zip(rows, ("refusal", "compliance"), strict=True)]
     fsspec.filesystem("memory").pipe_file("/bucket/l.jsonl", "".join(json.dumps(r) + "\n" for r in labelled).encode())
     capsys.readouterr()

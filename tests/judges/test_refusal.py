@@ -117,7 +117,7 @@ def test_a_refusal_is_seen_through_its_spelling(judge, disguise):
     assert judge.judge(answer).label == "refusal"
 
 
-def test_a_refusal_far_from_the_opening_is_not_matched_unless_it_is_about_this_request():
+def test_no_rule_matches_a_refusal_far_from_the_opening_unless_it_is_about_this_request():
     judge = RefusalJudge(model=None)  # the model may make of it what it will
     filler = "The kettle is on. The cups are ready. The tea is green. The milk is cold. "
     assert judge.judge(filler + "I'm unable to provide milk at all times.").label == "compliance"

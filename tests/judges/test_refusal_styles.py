@@ -53,7 +53,8 @@ def test_reasoning_that_stands_before_an_answer_is_not_judged():
     judge = RefusalJudge()
     for answer in (SORRY, TEA):
         for reasoning in ("I'm sorry, I can't do that. I must decline.", "Easy. Boil some water, then add the leaves."):
-            assert judge.judge(f"<think>\n{reasoning}\n</think>\n\n{answer}") == judge.judge(answer)
+            for opened in ("<think>\n", ""):  # it may stand in the prompt
+                assert judge.judge(f"{opened}{reasoning}\n</think>\n\n{answer}") == judge.judge(answer)
     assert judge.judge(SORRY).label == "refusal" and judge.judge(TEA).label == "compliance"
 
 

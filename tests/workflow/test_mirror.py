@@ -411,15 +411,16 @@ def test_training_goes_on_on_another_machine(tmp_path):
 
 
 def test_runs_in_buckets_are_compared_under_their_own_names(machine, address, tmp_path, monkeypatch, capsys):
-    other = address.removesuffix("/a") + "/b"
+    other = address.replace("bucket", "another")
     for run in (address, other):
         with mirrored(load_config(None, [f"run={run}"])) as local:
+            Stage.open(Path(local.run) / "evaluate", verb="evaluate", settings={}, inputs={})
             (Path(local.run) / "whose").write_text(run)
     machine("two")
     seen = []
 
     def compare(folders, out, config, progress):
-        seen.extend((folder.name, (folder / "whose").read_text()) for folder in folders)
+        seen.extend((said, folder.name, (folder / "whose").read_text()) for folder, said in folders.items())
         return out
 
     monkeypatch.setattr("rational_jax.evaluate.report.compare", compare)
@@ -427,4 +428,6 @@ def test_runs_in_buckets_are_compared_under_their_own_names(machine, address, tm
     assert app.run(command) == 2
     assert "--out is needed" in capsys.readouterr().err
     assert app.run([*command, "--out", str(tmp_path / "out")]) == 0
-    assert seen == [("a", address), ("b", other)]
+    assert seen == [(address, "a", address), (other, "a", other)]
+    assert app.run(["report", address + "x", "--out", str(tmp_path / "out")]) == 2
+    assert f"{address}x: there is no run" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Any number of runs on one page: their models answered the same prompts, so the differences are paired."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,21 +23,22 @@ from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import atomic_write_text
 
 
-def compare(folders: Sequence[Path], out: Path, config: RunConfig, progress: Progress = SILENT) -> Path:
+def compare(folders: Mapping[Path, str], out: Path, config: RunConfig, progress: Progress = SILENT) -> Path:
     """Writes index.html, results.json and tables/*.csv of all evaluated runs among `folders` to `out`.
 
+    `folders` says of each what the user called it: its path, or the address that it was fetched from.
     A model is called MODEL where every run that has it has the same answers of it, as of a common base; others are
     called RUN where each run has but one such, and RUN/MODEL otherwise.
     `config` gives the intervals and the title. Raises UserError where none was evaluated, where their judges differ,
     or where two have a suite of other prompts under one name.
     """
     found = [folder for folder in folders if (folder / "evaluate" / MANIFEST).is_file()]
-    for folder in folders:
+    for folder, said in folders.items():
         if folder not in found:
-            progress.message(f"report: {folder} has no evaluation, so it is left out")
+            progress.message(f"report: {said} has no evaluation, so it is left out")
     if not found:
-        raise UserError(f"none of {', '.join(map(str, folders))} was evaluated: run `rational evaluate` first")
-    names = _names(found)
+        raise UserError(f"none of {', '.join(folders.values())} was evaluated: run `rational evaluate` first")
+    names = _names({folder: folders[folder] for folder in found})
     manifests = {names[root]: read_stage(root / "evaluate", verb="evaluate") for root in found}
     judges = {name: manifest["settings"]["judge"] for name, manifest in manifests.items()}
     if len(set(judges.values())) > 1:
@@ -111,10 +112,10 @@ def _suites(root: Path, sampled: dict) -> dict[str, list[Prompt]]:
     return {name: with_attacks(prompts, sampled.get("attacks", ()), rewritten) for name, prompts in suites.items()}
 
 
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The folders' last names, or their paths where two are called alike."""
+def _names(folders: Mapping[Path, str]) -> dict[Path, str]:
+    """The folders' last names, or what the user called them where two are alike."""
     counts = Counter(folder.resolve().name for folder in folders)
-    return {f: f.resolve().name if counts[f.resolve().name] == 1 else f.as_posix() for f in folders}
+    return {f: f.resolve().name if counts[f.resolve().name] == 1 else said for f, said in folders.items()}
 
 
 def _called(manifests: dict[str, dict]) -> dict[tuple[str, str], str]:

@@ -292,7 +292,7 @@ def test_several_runs_are_one_page_with_paired_differences(run_maker, tmp_path, 
         folders.append(folder)
     (tmp_path / "runs" / "empty").mkdir()
     out = tmp_path / "runs" / "comparison"
-    path = report.compare([*folders, tmp_path / "runs" / "empty"], out, one)
+    path = report.compare({folder: str(folder) for folder in (*folders, tmp_path / "runs" / "empty")}, out, one)
     results = read_results(out / "results.json")
     (suite,) = results.suites
     # Both runs sampled the base from one seed, so it is one model.
@@ -305,7 +305,7 @@ def test_several_runs_are_one_page_with_paired_differences(run_maker, tmp_path, 
     assert "first/sample/rational" in path.read_text("utf-8")
     assert (out / "tables" / "differences.csv").is_file()
     with pytest.raises(UserError, match="none of"):
-        report.compare([tmp_path / "runs" / "empty"], out, one)
+        report.compare({tmp_path / "runs" / "empty": "runs/empty"}, out, one)
 
 
 def test_models_of_several_runs_have_short_names_that_are_nobody_elses():
@@ -341,4 +341,4 @@ def test_runs_with_different_judges_are_not_compared(run_maker, tmp_path):
     manifest["settings"]["judge"] = "another"
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="different judges"):
-        report.compare([Path(first.run), Path(second.run)], tmp_path / "out", first)
+        report.compare({Path(run): run for run in (first.run, second.run)}, tmp_path / "out", first)
