@@ -25,13 +25,13 @@ def base(tmp_path_factory) -> Path:
     return save_readable(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def settings(run: Path, base: Path | str, new_tokens: int = 16) -> list[str]:
+def settings(run: Path, base: Path | str, new_tokens: int = 16, samples: int = SAMPLES) -> list[str]:
     suite = run.parent / "prompts.jsonl"
     suite.write_text("".join(json.dumps(p.to_json()) + "\n" for p in read_prompts("micro/sft", PROMPTS)))
     return [
         f"run={run}",
         f"model.name={base}",
-        f"sample={{models: [base], suites: ['{suite}'], samples: {SAMPLES}, temperature: 0.9, "
+        f"sample={{models: [base], suites: ['{suite}'], samples: {samples}, temperature: 0.9, "
         f"max_new_tokens: {new_tokens}}}",
         "engine={slots: 4, max_length: 128}",
         "curate.max_new_tokens=64",
@@ -77,9 +77,9 @@ def test_a_model_that_is_another_one_on_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_one_that_is_killed_ends_all_and_the_rerun_finishes(base, tmp_path):
-    # Long answers, so that the work is not done before the signal comes.
+    # Many long answers, so that the work is not done before the signal comes.
     run, alone = tmp_path / "run", tmp_path / "alone"
-    words = settings(run, base, new_tokens=64)
+    words = settings(run, base, new_tokens=64, samples=20)
     command = ["-m", "rational_jax.cli", "sample", *words]
     processes = start([command, command])
     log = run / "sample" / "base" / "answers.jsonl"
@@ -93,7 +93,7 @@ def test_one_that_is_killed_ends_all_and_the_rerun_finishes(base, tmp_path):
     found = together(words)
     assert [code for code, _ in found] == [0, 0], found
     assert "answers are there already" in found[0][1]
-    sample.run(load_config(None, settings(alone, base, new_tokens=64)), "base")
+    sample.run(load_config(None, settings(alone, base, new_tokens=64, samples=20)), "base")
     assert answers(run) == answers(alone)
 
 
