@@ -1,12 +1,11 @@
 """The refusal judge: hand-written cases, invariances, and its agreement with people on XSTest's labelled answers."""
 
 import csv
-import time
 from pathlib import Path
 
 import pytest
 
-from rational_jax.judges import LABELS, Exchange, RefusalJudge, agreement
+from rational_jax.judges import LABELS, RefusalJudge, agreement
 
 XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest"
 PEOPLE = {"1_full_compliance": "compliance", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
@@ -148,16 +147,3 @@ def test_agreement_with_people_on_xstest(judge, model):
     print(f"{model}: binary kappa {complies.kappa:.3f}, three-class {agreement(people, verdicts).kappa:.3f}")
     assert complies.items == 450
     assert complies.kappa > MEASURED[model] - MARGIN
-
-
-def test_five_thousand_answers_a_second(judge):
-    refusal = "I'm sorry, but I can't help with that. " + "It would not be kind to anyone in the house. " * 20
-    help_ = "Sure, here is a plan. " + "1. Fill the pot, and let it stand for a while (about ten minutes). \n" * 12
-    texts = [f"{text} {number}" for number in range(400) for text in (refusal, help_)]
-    answers = [Exchange(id=text, goal="", answer=text) for text in texts]
-    best = float("inf")
-    for _ in range(3):  # processor time, and the best of three: the machine may be busy with other work
-        start = time.process_time()
-        assert sum(1 for _ in judge.judge_all(answers)) == len(answers)
-        best = min(best, time.process_time() - start)
-    assert len(answers) / best > 5_000
