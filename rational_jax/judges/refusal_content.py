@@ -75,7 +75,7 @@ def content_features(answers: Sequence[str], prompts: Sequence[str], code: Seque
     words, digits, questions = words_of(answers)
     follows = words.owner[1:] == words.owner[:-1]
     pairs = (words.whole[:-1] * _PAIR + words.whole[1:])[follows]
-    rows, columns = [words.owner, words.owner[1:][follows]], [_bucket(words.whole), _bucket(pairs)]
+    rows, columns = [words.owner, words.owner[1:][follows]], [bucket(words.whole, BUCKETS), bucket(pairs, BUCKETS)]
     asked, *_ = words_of([prompt.lower() for prompt in prompts])
     ours, ours_of = _content(words)
     theirs, theirs_of = _content(asked)
@@ -85,14 +85,18 @@ def content_features(answers: Sequence[str], prompts: Sequence[str], code: Seque
     asks = np.array([answer.endswith("?") for answer in answers])
     counted = [(taken_up, _TAKEN_UP), (others, _OTHERS), (digits, _DIGITS)]
     counted += [(questions, (1,)), (asks, (1,)), (np.asarray(code), (1,))]
-    column = BUCKETS
+    add_passed(counted, BUCKETS, rows, columns)
+    return rows, columns
+
+
+def add_passed(counted: Sequence[tuple[NDArray, Sequence[float]]], column: int, rows: list, columns: list) -> None:
+    """Appends which of N texts pass each threshold of each count `[N]`: a column a threshold, from `column` on."""
     for count_N, bounds in counted:
         for bound in bounds:
             passed = np.flatnonzero(count_N >= bound)
             rows.append(passed)
             columns.append(np.full(len(passed), column))
             column += 1
-    return rows, columns
 
 
 def _content(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -102,6 +106,7 @@ def _content(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     return keys, words.owner[long][first]
 
 
-def _bucket(hashed: NDArray[np.uint64]) -> NDArray[np.int64]:
+def bucket(hashed: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:
+    """The one of `buckets`, a power of two, that each hash falls into."""
     mixed = (hashed ^ (hashed >> np.uint64(29))) * _PAIR
-    return ((mixed >> np.uint64(32)) & np.uint64(BUCKETS - 1)).astype(np.int64)
+    return ((mixed >> np.uint64(32)) & np.uint64(buckets - 1)).astype(np.int64)

@@ -140,13 +140,7 @@ def _skeleton(readings: Sequence[Reading]) -> tuple[list, list]:
         *((np.bincount(of_opening[kind[opening % _PAIR]], minlength=size), _COUNTS) for kind in _KINDS),
         (np.ones(size), (1,)),
     ]
-    column = BUCKETS
-    for count_N, bounds in counted:
-        for bound in bounds:
-            passed = np.flatnonzero(count_N >= bound)
-            rows.append(passed)
-            columns.append(np.full(len(passed), column))
-            column += 1
+    refusal_content.add_passed(counted, BUCKETS, rows, columns)
     return rows, columns
 
 
@@ -170,16 +164,11 @@ def _sequences(numbers: NDArray[np.uint64], owner: NDArray[np.int64], view: int,
         hashed = hashed[:fits] * _KEYS[0] + numbers[size - 1 :] * _KEYS[size - 1] + np.uint64(size)
         whole = owner[:fits] == owner[size - 1 :]
         rows.append(owner[:fits][whole])
-        columns.append(_bucket(hashed[whole]))
+        columns.append(refusal_content.bucket(hashed[whole], BUCKETS))
         if view < 2:  # an ending has no beginning worth telling apart
             lead = whole & leads[:fits]
             rows.append(owner[:fits][lead])
-            columns.append(_bucket(hashed[lead] ^ _KEYS[2]))
-
-
-def _bucket(hashed: NDArray[np.uint64]) -> NDArray[np.int64]:
-    mixed = (hashed ^ (hashed >> np.uint64(29))) * _KEYS[1]
-    return ((mixed >> np.uint64(32)) & np.uint64(BUCKETS - 1)).astype(np.int64)
+            columns.append(refusal_content.bucket(hashed[lead] ^ _KEYS[2], BUCKETS))
 
 
 SHIPPED = Path(__file__).with_name("refusal_model.npz")
