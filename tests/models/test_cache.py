@@ -1,32 +1,16 @@
 """The two layouts of key-value caches."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import pytest
+from tiny import tiny_llama
 
-from rational_jax.models import DecoderConfig, cache
-
-PLAIN = DecoderConfig(
-    family="mistral",
-    vocab_size=32,
-    embed_dim=8,
-    num_layers=4,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=4,
-    mlp_dim=16,
-    norm_eps=1e-5,
-    rope_theta=1e4,
-    max_positions=64,
-    tie_embeddings=True,
-)
+from rational_jax.models import cache
 
 
 @pytest.mark.parametrize("narrow", [(), (0, 1, 2), (1, 3), (0,), (0, 1, 2, 3)], ids=str)
 def test_layers_keep_their_caches_when_they_are_taken_apart(narrow):
     marks = tuple(layer in narrow for layer in range(4)) if narrow else ()
-    config = dataclasses.replace(PLAIN, window=8 if narrow else None, window_layers=marks)
+    config = tiny_llama(num_layers=4, num_kv_heads=1, head_dim=4, window=8 if narrow else None, window_layers=marks)
     stacked = cache.empty(config, 2, 24, jnp.float32)
     groups = cache.groups_of(config, stacked)
     assert groups == cache.groups(config, 24)
