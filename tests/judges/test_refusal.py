@@ -1,11 +1,16 @@
 """The refusal judge: hand-written cases, invariances, and its agreement with people on XSTest's labelled answers."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rational_jax.judges import LABELS, RefusalJudge, agreement
+from rational_jax.judges.refusal import _TURN, _TURN_HINTS
+from rational_jax.judges.refusal_rules import REFUSALS as RULES
 
 XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest"
 PEOPLE = {"1_full_compliance": "compliance", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
@@ -121,6 +126,19 @@ def test_no_rule_matches_a_refusal_far_from_the_opening_unless_it_is_about_this_
     filler = "The kettle is on. The cups are ready. The tea is green. The milk is cold. "
     assert judge.judge(filler + "I'm unable to provide milk at all times.").label == "compliance"
     assert judge.judge(filler + "I cannot help with this.").label == "partial"
+
+
+NEEDS = {rule.name: (rule.pattern, rule.needs.split("|")) for rule in RULES if rule.needs}
+NEEDS["turns to the matter"] = _TURN.pattern, _TURN_HINTS
+
+
+@pytest.mark.parametrize("name", NEEDS)
+@settings(derandomize=True, deadline=None)
+@given(data=st.data())
+def test_no_pattern_matches_without_what_it_needs(name, data):
+    pattern, needs = NEEDS[name]
+    text = " " + data.draw(st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True))
+    assert any(need in text for need in needs), text
 
 
 def test_identity_names_the_table():
