@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from rational_jax.config import RunConfig
@@ -288,9 +288,18 @@ class Mirror:
         self._store.invalidate_cache()
         with self._telling():
             try:
-                return json.loads(self._store.cat_file(f"{self._root}/{INDEX}"))
+                index = json.loads(self._store.cat_file(f"{self._root}/{INDEX}"))
             except FileNotFoundError:
                 return {"version": 0, "files": {}}
+        # Whoever may write there must not choose what is written here, beside the copy or over its own records.
+        for name in index["files"]:
+            path = PurePosixPath(name)
+            if path.is_absolute() or not path.parts or any(part == ".." or _is_unfinished(part) for part in path.parts):
+                raise UserError(
+                    f"{self.address}/{INDEX} names a file {name!r}, which no run has; use another run, or remove that "
+                    "name there if you trust who wrote it"
+                )
+        return index
 
     def _object(self, digest: str) -> str:
         return f"{self._root}/{CONTENTS}/{digest}"

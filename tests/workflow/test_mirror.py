@@ -276,6 +276,26 @@ def test_damage_is_found(machine, address):
     assert Mirror(address).pull() == 1, "a fetch that failed is made again"
 
 
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/../../x", ".mirror.json", "a/.lock", "a.tmp/x", ""])
+def test_an_index_writes_nowhere_but_in_the_copy(machine, address, tmp_path, name):
+    one = Mirror(address)
+    (one.local / "a").write_text("whole")
+    one.push()
+    store = fsspec.filesystem("memory")
+    index = json.loads(store.cat_file("/bucket/runs/a/INDEX.json"))
+    index["files"][name.replace("/x", f"{tmp_path}/x") if name[:1] == "/" else name] = index["files"]["a"]
+    store.pipe_file("/bucket/runs/a/INDEX.json", json.dumps(index).encode())
+    machine("two")
+    two = Mirror(address)
+    with pytest.raises(UserError, match="INDEX.json names a file"):
+        two.pull()
+    (two.local / "b").write_text("mine")
+    with pytest.raises(UserError, match="INDEX.json names a file"):
+        two.push()
+    found = {path for path in (tmp_path / "two").rglob("*") if path.is_file()}
+    assert found == {two.local / "b"} and not (tmp_path / "x").exists()
+
+
 def test_it_is_sent_while_the_work_goes_on_and_after_an_error(machine, address, monkeypatch):
     monkeypatch.setattr(mirror, "EVERY_SECONDS", 0.05)
     config = load_config(None, [f"run={address}"])
