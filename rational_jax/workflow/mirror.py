@@ -40,6 +40,9 @@ _TRIES = 3
 _ABANDONED_SECONDS = 24 * 3600.0
 """Pieces that were never committed and are older belong to nobody; younger ones may be on their way into a commit."""
 _BLOCK = 4 * 2**20
+# An index where there is none. Its id tells it from another one of the same version, as where the run was deleted and
+# begun again; those of earlier releases have none.
+_NOTHING = {"version": 0, "id": None, "files": {}}
 
 
 @contextmanager
@@ -129,9 +132,9 @@ class Mirror:
         self.local = cache_folder() / copies / hashlib.sha256(address.encode()).hexdigest()[:16] / name
         self.local.mkdir(parents=True, exist_ok=True)
         # The version that the local copy is of, its files there, and their size and time here when they were sent.
-        self._state: dict[str, Any] = {"version": 0, "files": {}, "seen": {}}
+        self._state: dict[str, Any] = _NOTHING | {"seen": {}}
         if (self.local / _STATE).is_file():
-            self._state = json.loads((self.local / _STATE).read_bytes())
+            self._state |= json.loads((self.local / _STATE).read_bytes())
         self._swept = False
 
     def pull(self) -> int:
@@ -147,10 +150,10 @@ class Mirror:
                 f"{self._state['version']}: delete {self.local / _STATE} to send that copy there again, or the folder "
                 "to go on with what is there"
             )
-        if index["version"] == self._state["version"]:
+        if self._is_of(index):
             return 0
         known, fetched = self._state["files"], 0
-        self._state["version"] = 0  # until all is here, it is a copy of nothing
+        self._state |= {"version": 0, "id": None}  # until all is here, it is a copy of nothing
         self._save()
         for file in self._files():
             if file not in index["files"]:
@@ -178,12 +181,12 @@ class Mirror:
         if files == self._state["files"]:
             return
         there = self._index()
-        if there["version"] != self._state["version"]:
+        if not self._is_of(there):
             raise UserError(f"{self.address} was changed by another machine meanwhile; let only one work on a run")
         # Whatever became of a piece since it was sent, a commit names none that is not there.
         stored = self._stored()
         files |= {name: self._send(name, again=True) for name in files if not stored.issuperset(files[name]["pieces"])}
-        index = {"version": there["version"] + 1, "files": files}
+        index = {"version": there["version"] + 1, "id": secrets.token_hex(8), "files": files}
         with self._telling():
             self._store.pipe_file(f"{self._root}/{INDEX}", json.dumps(index, indent=1).encode())
         gone = _contents(there) - _contents(index)
@@ -288,9 +291,9 @@ class Mirror:
         self._store.invalidate_cache()
         with self._telling():
             try:
-                index = json.loads(self._store.cat_file(f"{self._root}/{INDEX}"))
+                index = _NOTHING | json.loads(self._store.cat_file(f"{self._root}/{INDEX}"))
             except FileNotFoundError:
-                return {"version": 0, "files": {}}
+                return dict(_NOTHING)
         # Whoever may write there must not choose what is written here, beside the copy or over its own records.
         for name in index["files"]:
             path = PurePosixPath(name)
@@ -300,6 +303,10 @@ class Mirror:
                     "name there if you trust who wrote it"
                 )
         return index
+
+    def _is_of(self, index: dict[str, Any]) -> bool:
+        """Whether the local copy is of this index."""
+        return all(self._state[key] == index[key] for key in ("version", "id"))
 
     def _object(self, digest: str) -> str:
         return f"{self._root}/{CONTENTS}/{digest}"

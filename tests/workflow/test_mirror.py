@@ -175,6 +175,47 @@ def test_a_bucket_that_lost_the_run_does_not_take_the_copy_with_it(machine, addr
     assert Mirror(address).pull() == 1
 
 
+def test_a_run_that_was_begun_again_in_its_place_is_another_one(machine, address):
+    """Both are of version 1: of the first one this machine has a copy, and what it goes on with is the second."""
+    one = Mirror(address)
+    (one.local / "a").write_text("of the first")
+    one.push()
+    fsspec.filesystem("memory").rm("/bucket/runs/a", recursive=True)
+    machine("two")
+    two = Mirror(address)
+    (two.local / "b").write_text("of the second")
+    two.push()
+    (one.local / "late").write_text("of the first")
+    with pytest.raises(UserError, match="changed by another machine"):
+        one.push()
+    machine("one")
+    again = Mirror(address)
+    assert again.pull() == 1
+    assert {file.name for file in again.local.iterdir() if file.name[0] != "."} == {"b"}
+    (again.local / "c").write_text("goes on")
+    again.push()
+    assert two.pull() == 1 and (two.local / "c").read_text() == "goes on"
+
+
+def test_an_index_of_an_earlier_release_has_no_id(machine, address):
+    one = Mirror(address)
+    (one.local / "a").write_text("1")
+    one.push()
+    index = json.loads(contents()["/bucket/runs/a/INDEX.json"])
+    del index["id"]
+    fsspec.filesystem("memory").pipe_file("/bucket/runs/a/INDEX.json", json.dumps(index).encode())
+    machine("two")
+    assert Mirror(address).pull() == 1
+    two = Mirror(address)
+    state = json.loads((two.local / ".mirror.json").read_text())
+    (two.local / ".mirror.json").write_text(json.dumps({key: state[key] for key in state if key != "id"}))
+    two = Mirror(address)
+    assert two.pull() == 0, "it is the same one"
+    (two.local / "a").write_text("2")
+    two.push()
+    assert json.loads(contents()["/bucket/runs/a/INDEX.json"])["id"]
+
+
 class StoreError(Exception):
     """Like gcsfs.retry.HttpError and those of google.auth: no OSError."""
 
@@ -287,10 +328,10 @@ def test_an_index_writes_nowhere_but_in_the_copy(machine, address, tmp_path, nam
     store.pipe_file("/bucket/runs/a/INDEX.json", json.dumps(index).encode())
     machine("two")
     two = Mirror(address)
-    with pytest.raises(UserError, match="INDEX.json names a file"):
+    with pytest.raises(UserError, match=r"INDEX\.json names a file"):
         two.pull()
     (two.local / "b").write_text("mine")
-    with pytest.raises(UserError, match="INDEX.json names a file"):
+    with pytest.raises(UserError, match=r"INDEX\.json names a file"):
         two.push()
     found = {path for path in (tmp_path / "two").rglob("*") if path.is_file()}
     assert found == {two.local / "b"} and not (tmp_path / "x").exists()
