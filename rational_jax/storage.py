@@ -1,10 +1,11 @@
 """Files that are whole or absent: atomic writes, logs that survive a kill, and digests of what was written.
 
-All of it is plain local files with one writer a file; `stores` has those that lie elsewhere. Temporary files have fixed
-names beside their target (`.<name>.tmp`, `<name>.partial`), so that what a killed process left is replaced by the next,
-and never piles up.
+All of it is plain local files with one writer at a time; `stores` has those that lie elsewhere. Temporary files have
+fixed names beside their target (`.<name>.tmp`, `<name>.partial`), so that what a killed process left is replaced by the
+next, and never piles up. Where several processes write in one folder, they do so under its lock (`alone`).
 """
 
+import fcntl
 import fnmatch
 import hashlib
 import json
@@ -202,6 +203,15 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old)
 
 
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Makes other processes of this machine wait that want to write in the same folder."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class KeptFiles:
     """A folder that is filled file by file and appears when it is complete; a writer that was killed finds its files.
 
@@ -302,19 +312,25 @@ def remembered_sha256(path: str | Path) -> str:
     if found.st_size < _REMEMBERED_BYTES:
         return sha256_file(path)
     cache = Path(os.environ.get("RATIONAL_CACHE", Path.home() / ".cache" / "rational_jax")) / "digests.json"
-    try:
-        known = json.loads(cache.read_bytes())
-    except (FileNotFoundError, ValueError):
-        known = {}
     key, state = str(path), [found.st_size, found.st_mtime_ns, found.st_ino]
-    if known.get(key, {}).get("state") == state:
-        return known[key]["sha256"]
+    known = _digests(cache).get(key, {})
+    if known.get("state") == state:
+        return known["sha256"]
     began = time.time()
     digest = sha256_file(path)
     if began - found.st_mtime > _SETTLED_SECONDS:
-        known = {name: entry for name, entry in known.items() if Path(name).exists()}
-        atomic_write_json(cache, known | {key: {"state": state, "sha256": digest}})
+        # Read once more, since the processes of a job come here together, each with a file of its own or with the same.
+        with alone(cache.parent):
+            kept = {name: entry for name, entry in _digests(cache).items() if Path(name).exists()}
+            atomic_write_json(cache, kept | {key: {"state": state, "sha256": digest}})
     return digest
+
+
+def _digests(cache: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return json.loads(cache.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _measured(directory: Path) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,6 @@ ranges, so that a connection which breaks costs a part of a file.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import fnmatch
 import hashlib
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rational_jax.errors import UserError
-from rational_jax.storage import atomic_write_json, json_bytes, sha256_json
+from rational_jax.storage import alone, atomic_write_json, json_bytes, sha256_json
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -217,15 +216,6 @@ def _told(address: str) -> Iterator[None]:
         raise UserError(f"{address}: there is no such file or folder{silent}") from error
     except (PermissionError, *broken()) as error:
         raise UserError(f"{address} cannot be read: {first_line(error)}") from error
-
-
-@contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Makes other processes of this machine wait that want to fill the same folder."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def broken() -> tuple[type[Exception], ...]:

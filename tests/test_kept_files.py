@@ -1,7 +1,10 @@
 """Folders that are filled over several lives of a writer, uploads without renaming, and digests that are remembered."""
 
+import contextlib
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
@@ -172,3 +175,25 @@ def test_large_files_are_read_once(tmp_path, monkeypatch):
     assert remembered_sha256(file) == sha256_file(file) and len(read) == 4
     (tmp_path / "cache" / "digests.json").write_text("{")
     assert remembered_sha256(file) == sha256_file(file) and len(read) == 5
+
+
+def test_processes_that_read_large_files_at_once_do_not_meet(tmp_path, monkeypatch):
+    """Two of them, each on its way into the file of digests when the other one is; threads stand in for them."""
+    monkeypatch.setenv("RATIONAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "_REMEMBERED_BYTES", 3)
+    files = [tmp_path / name for name in ("one", "two")]
+    for file in files:
+        file.write_text(file.name * 2)
+        os.utime(file, (1e9, 1e9))
+    both, replace = threading.Barrier(2), os.replace
+
+    def meeting(source, target):
+        with contextlib.suppress(threading.BrokenBarrierError):  # where only one can be here
+            both.wait(timeout=0.1)
+        replace(source, target)
+
+    monkeypatch.setattr(storage.os, "replace", meeting)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(remembered_sha256, files))
+    assert found == [sha256_file(file) for file in files]
+    assert json.loads((tmp_path / "cache" / "digests.json").read_bytes()).keys() == {str(file) for file in files}

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO
 from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
-from rational_jax.storage import atomic_write_json, atomic_write_text, sha256_file, sha256_json
-from rational_jax.stores import alone, broken, cache_folder, first_line, is_remote, open_store
+from rational_jax.storage import alone, atomic_write_json, atomic_write_text, sha256_file, sha256_json
+from rational_jax.stores import broken, cache_folder, first_line, is_remote, open_store
 
 INDEX, CONTENTS = "INDEX.json", "contents"
 EVERY_SECONDS = 60.0
