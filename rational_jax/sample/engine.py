@@ -13,7 +13,7 @@ from rational_jax.errors import UserError
 from rational_jax.models import DecoderConfig, Execution, cache
 from rational_jax.parallel import AxisRules, shardings
 from rational_jax.sample import programs
-from rational_jax.sample.requests import Completion, Request, check_ids
+from rational_jax.sample.requests import Completion, Rejected, Request, check_ids
 from rational_jax.sample.sequence import Generated, PromptRenderer, begins_inside, prompt_tokens
 from rational_jax.sample.session import Batch, Job, Prompt, Session
 
@@ -135,7 +135,7 @@ class Engine:
         Adjacent requests with the same prompt and budget share one prefill.
 
         Raises UserError naming the request, before anything is generated, where a prompt is empty, a prompt and its
-        new tokens do not fit `max_length`, or two requests have one id.
+        new tokens do not fit `max_length` (a Rejected), or two requests have one id.
         """
         requests = list(requests)
         check_ids(requests)
@@ -177,7 +177,7 @@ class Engine:
         jax.block_until_ready(history)
 
     def render(self, requests: list[Request]) -> list[Job]:
-        """The requests with their prompts as tokens. Raises UserError as `generate` does."""
+        """The requests with their prompts as tokens. Raises UserError as `generate` does, Rejected for one too long."""
         jobs = []
         for _, group in itertools.groupby(requests, key=lambda r: (r.messages, r.prompt_ids, r.max_new_tokens)):
             alike = list(group)
@@ -191,9 +191,11 @@ class Engine:
                         f"0 to {self.config.vocab_size - 1}"
                     )
                 if len(tokens) + request.max_new_tokens > self.max_length:
-                    raise UserError(
-                        f"request {request.id!r}: {len(tokens)} prompt tokens and max_new_tokens="
-                        f"{request.max_new_tokens} exceed engine.max_length={self.max_length}"
+                    over = f"{len(tokens)} prompt tokens and max_new_tokens={request.max_new_tokens} exceed"
+                    raise Rejected(
+                        f"request {request.id!r}: {over} engine.max_length={self.max_length}",
+                        request=request.id,
+                        problem=f"{over} max_length={self.max_length}",  # a judge's section has one of its own
                     )
             prompt = self.prompt(tokens, len(alike))
             jobs += [Job(generated=self._generated(request), prompt=prompt, asked=prompt) for request in alike]

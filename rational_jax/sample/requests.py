@@ -15,7 +15,7 @@ STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
 
 
 class Rejected(UserError):
-    """The endpoint will not answer this request, whatever it says to others. `problem` is what it said."""
+    """The backend will not answer this request, whatever it says to others. `problem` is what is wrong with it."""
 
     def __init__(self, message: str, *, request: str, problem: str):
         super().__init__(message)

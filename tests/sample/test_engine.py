@@ -13,7 +13,7 @@ from rational_jax import hub, models
 from rational_jax.errors import UserError
 from rational_jax.models import Execution, bind
 from rational_jax.parallel import AxisRules, make_mesh, shardings
-from rational_jax.sample import Engine, Request, derive_seed, programs
+from rational_jax.sample import Engine, Rejected, Request, derive_seed, programs
 from rational_jax.sample import engine as engine_module
 from rational_jax.sample.sampling import next_tokens
 from rational_jax.text.chat import Message
@@ -308,8 +308,10 @@ def test_buckets_depend_on_the_length_alone(engine):
 def test_what_does_not_fit_is_refused_by_name_before_anything_is_generated(engine):
     before = engine.counters.prefills
     good = request("good", [1, 2])
-    with pytest.raises(UserError, match=r"'long': 40 prompt tokens and max_new_tokens=9 exceed engine.max_length=48"):
+    long = r"'long': 40 prompt tokens and max_new_tokens=9 exceed engine.max_length=48"
+    with pytest.raises(Rejected, match=long) as caught:  # so that who asks many can leave out that one
         engine.generate([good, request("long", [1] * 40, max_new_tokens=9)])
+    assert (caught.value.request, "max_length=48" in caught.value.problem) == ("long", True)
     with pytest.raises(UserError, match="'empty': the prompt is empty"):
         engine.generate([good, request("empty", [])])
     with pytest.raises(UserError, match="two requests have the id 'good'"):
