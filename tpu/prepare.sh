@@ -4,8 +4,8 @@
 #   bash tpu/prepare.sh
 #   bash tpu/prepare.sh --dry-run
 #
-# What is not committed does not travel. Run it again after a commit; what is installed already is left alone, and so is
-# a worker with a job at work.
+# What is not committed does not travel. Run it again after a commit; what is installed already is left alone, and so are
+# a worker with a job at work, and what runs have left in the checkout there.
 # shellcheck source=tpu/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 begin "$@"
@@ -17,9 +17,11 @@ archive=$folder/rational.tgz
 git -C "$root" archive --format=tar.gz --output="$archive" HEAD || die "$root is no git checkout with a commit"
 [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] || say "note: changes that are not committed stay here"
 
+# What the last commit had goes, by the list of its files; whatever else lies in the checkout, such as runs/, stays.
 unpack="if [ -f rational/tpu/worker.sh ] && bash rational/tpu/worker.sh busy; then exit 0; fi; \
-rm -rf rational.new && mkdir rational.new && tar -xzf rational.tgz -C rational.new && \
-rm -rf rational && mv rational.new rational && \
+tar -tzf rational.tgz >rational.unpacked && mkdir -p rational && touch rational.files && \
+grep -v '/\$' rational.files | tr '\n' '\0' | (cd rational && xargs -0 rm -f --) && \
+mv rational.unpacked rational.files && tar -xzf rational.tgz -C rational && \
 bash rational/tpu/worker.sh prepare $(printf '%q' "$BUCKET")"
 for node in $(nodes); do
   say "preparing $node (some minutes the first time)"

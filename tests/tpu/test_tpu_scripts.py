@@ -194,6 +194,40 @@ def test_the_code_goes_to_every_worker_of_every_slice(cloud):
     assert not Path(archive).exists()
 
 
+def test_a_new_commit_replaces_the_code_and_keeps_what_runs_left(cloud, tmp_path):
+    found = cloud()
+    found.run("prepare")
+    home, commit = tmp_path / "home", tmp_path / "commit"
+    script = 'case $1 in busy) [ -e work ] ;; prepare) echo "prepared" ;; esac\n'
+
+    def prepared(**files: str) -> str:
+        """What a worker says to the command, where the commit has these files of the package."""
+        shutil.rmtree(commit, ignore_errors=True)
+        for name, text in {"tpu/worker.sh": script, **{f"package/{name}.py": files[name] for name in files}}.items():
+            (commit / name).parent.mkdir(parents=True, exist_ok=True)
+            (commit / name).write_text(text)
+        subprocess.run(["tar", "-czf", home / "rational.tgz", "-C", commit, "package", "tpu"], check=True)
+        command = found.calls[1][6].removeprefix("--command=")
+        ran = subprocess.run(
+            ["bash", "-c", command], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert ran.returncode == 0, ran.stdout
+        return ran.stdout
+
+    assert prepared(old="1", both="1") == "prepared\n"
+    kept = [home / "rational" / name for name in ("runs/llama/checkpoints/100", "mine/manifest.json")]
+    for file in kept:
+        file.parent.mkdir(parents=True)
+        file.write_text("hours of work")
+    assert prepared(both="2", new="2") == "prepared\n"
+    assert [file.read_text() for file in kept] == ["hours of work"] * 2
+    package = {file.name: file.read_text() for file in (home / "rational" / "package").iterdir()}
+    assert package == {"both.py": "2", "new.py": "2"}
+    (home / "work").touch()
+    assert prepared(both="3") == ""
+    assert (home / "rational" / "package" / "both.py").read_text() == "2"
+
+
 def test_a_dropped_connection_is_tried_again_and_a_failure_is_not(cloud):
     found = cloud({"scp": [DROPPED, DROPPED, [0, ""]], "ssh": [[12, "error on w1: no Python 3.12"]]})
     said = found.run("prepare", code=2)
