@@ -44,6 +44,7 @@ POD = {
     "terminationGracePeriodSeconds": int,
     "restartPolicy": {"Never", "OnFailure"},
     "serviceAccountName": str,
+    "securityContext": {"runAsUser": int, "runAsGroup": int, "fsGroup": int},
     "nodeSelector": STRINGS,
     "tolerations": [STRINGS],
     "containers": [CONTAINER],
@@ -149,6 +150,16 @@ def test_what_a_slice_needs_of_its_job(name):
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     assert any(word.startswith(f"run={container['volumeMounts'][0]['mountPath']}") for word in container["args"])
     assert names <= set(settings())
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_image_s_user_may_write_to_the_bucket(name):
+    """A mount is root's unless the pod has a group; the driver then gives that the right to write."""
+    document, _ = filled(name)
+    (replicated,) = document["spec"]["replicatedJobs"]
+    context = replicated["template"]["spec"]["template"]["spec"].get("securityContext")
+    user = int(re.search(r"useradd .*--uid (\d+) --user-group rational\n", (GKE / "Dockerfile").read_text())[1])
+    assert context == {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
 
 
 def test_the_image_has_what_an_installation_needs():
