@@ -103,34 +103,35 @@ def upload(directory: str | Path, address: str, digests: Mapping[str, str]) -> N
 
     Each file is one object; `COMMITTED.json`, written last, lists them with their SHA-256, and without it what is there
     counts for nothing. `UPLOADED.json` does so until then, so that a copy which was stopped goes on with the files that
-    are missing. Raises UserError where the store's package is not installed.
+    are missing. Raises UserError where the store's package is not installed, and where the store refuses or fails.
     """
     store, root = open_store(address)
     marker, record = f"{root}/{COMMITTED}", f"{root}/UPLOADED.json"
     done: dict[str, str] = {}
-    for file in (marker, record):
-        if store.exists(file):
-            done = json.loads(store.cat_file(file))
-            break
-    if done == digests and store.exists(marker):
-        return
-    # First of all, or a mixture of two uploads would count as complete.
-    if store.exists(marker):
-        store.rm_file(marker)
-    for name, digest in digests.items():
-        if done.get(name) != digest or not store.exists(f"{root}/{name}"):
-            # The record loses a file before it is overwritten, or it would name what a stop in between has replaced.
-            if done.pop(name, None):
+    with _told(address, "written"):
+        for file in (marker, record):
+            if store.exists(file):
+                done = json.loads(store.cat_file(file))
+                break
+        if done == digests and store.exists(marker):
+            return
+        # First of all, or a mixture of two uploads would count as complete.
+        if store.exists(marker):
+            store.rm_file(marker)
+        for name, digest in digests.items():
+            if done.get(name) != digest or not store.exists(f"{root}/{name}"):
+                # The record loses a file before it is overwritten, or it would name what a stop in between replaced.
+                if done.pop(name, None):
+                    store.pipe_file(record, json_bytes(done, indent=2))
+                store.put_file(str(Path(directory) / name), f"{root}/{name}")
+                done[name] = digest
                 store.pipe_file(record, json_bytes(done, indent=2))
-            store.put_file(str(Path(directory) / name), f"{root}/{name}")
-            done[name] = digest
-            store.pipe_file(record, json_bytes(done, indent=2))
-    for name in done.keys() - digests.keys():
-        if store.exists(f"{root}/{name}"):
-            store.rm_file(f"{root}/{name}")
-    store.pipe_file(marker, json_bytes(dict(digests), indent=2))
-    if store.exists(record):
-        store.rm_file(record)
+        for name in done.keys() - digests.keys():
+            if store.exists(f"{root}/{name}"):
+                store.rm_file(f"{root}/{name}")
+        store.pipe_file(marker, json_bytes(dict(digests), indent=2))
+        if store.exists(record):
+            store.rm_file(record)
 
 
 def _update(
@@ -206,8 +207,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Makes one line of what a store says."""
+def _told(address: str, done: str = "read") -> Iterator[None]:
+    """Makes one line of what a store says, of which something is `done`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -215,7 +216,7 @@ def _told(address: str) -> Iterator[None]:
         silent = ", or nobody answers there" if address.startswith("http") else ""
         raise UserError(f"{address}: there is no such file or folder{silent}") from error
     except (PermissionError, *broken()) as error:
-        raise UserError(f"{address} cannot be read: {first_line(error)}") from error
+        raise UserError(f"{address} cannot be {done}: {first_line(error)}") from error
 
 
 def broken() -> tuple[type[Exception], ...]:
