@@ -9,6 +9,13 @@ class UserError(Exception):
     """
 
 
+class Unreachable(UserError):
+    """A store or the Hub that could not be reached for a reason that passes: it is overloaded, a connection was cut.
+
+    The command prints the message and exits with 75 (EX_TEMPFAIL), on which a launcher starts it again.
+    """
+
+
 class Preempted(Exception):
     """The system takes the machine away, and what was done is saved: the same command continues elsewhere.
 

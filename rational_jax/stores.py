@@ -11,13 +11,15 @@ import fnmatch
 import hashlib
 import json
 import os
+import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 from rational_jax.storage import alone, atomic_write_json, json_bytes, sha256_json
 
 if TYPE_CHECKING:
@@ -38,6 +40,20 @@ _ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
 )
+# Of these, what says that a connection did not come about or did not last; and that nobody answered at all.
+_CUT = (
+    ("aiohttp", "ClientConnectionError"),
+    ("aiohttp", "ClientPayloadError"),
+    ("requests.exceptions", "ConnectionError"),
+    ("requests.exceptions", "Timeout"),
+    ("requests.exceptions", "ChunkedEncodingError"),
+    ("google.auth.exceptions", "TransportError"),
+    ("botocore.exceptions", "ConnectionError"),
+    ("botocore.exceptions", "HTTPClientError"),
+)
+_NOBODY = (("aiohttp", "ClientConnectorError"),)
+# HTTP's words for "later", besides those from 500 on.
+_LATER = (408, 429)
 # What stores say of a file that is another one when the file is.
 _VERSION = ("size", "etag", "ETag", "md5Hash", "crc32c", "generation", "updated", "mtime", "Last-Modified", "created")
 
@@ -71,7 +87,8 @@ def local_copy(address: str | Path, wanted: Sequence[str] | None = None) -> Path
     It is a file, or a folder: of one only the files whose names match `wanted` are fetched, and none from folders in
     it; all of them where that is None. Over HTTP an address that ends in "/" is a folder, whose page lists its files.
     A copy stays under `cache_folder` and is compared with what is there now; one that was stopped is continued at the
-    byte where it was. Raises UserError where there is nothing, or the connection breaks again and again.
+    byte where it was. Raises UserError where there is nothing, and Unreachable where the connection breaks again and
+    again.
     """
     if not is_remote(str(address)):
         return Path(address)
@@ -177,15 +194,16 @@ def _fetch(store: AbstractFileSystem, file: str, size: int | None, part: Path, t
                     source = store.open(file, "rb", block_size=RANGE_BYTES, cache_type="none", size=size)
                 source.seek(start)
                 if not (data := source.read(min(RANGE_BYTES, size - start))):
-                    raise OSError(f"it ended after {start:,} of {size:,} bytes")
+                    raise ConnectionError(f"it ended after {start:,} of {size:,} bytes")
             except ValueError:  # the whole was sent where a range was asked for
                 break
             except broken() as error:
                 failures, source = failures + 1, None
                 if failures == _TRIES or isinstance(error, FileNotFoundError | PermissionError):
-                    raise UserError(
+                    raise trouble(
                         f"{file}: the connection broke ({first_line(error)}); run the same command again, it goes on "
-                        f"after {start:,} bytes"
+                        f"after {start:,} bytes",
+                        error,
                     ) from error
                 continue
             out.write(data)
@@ -195,7 +213,7 @@ def _fetch(store: AbstractFileSystem, file: str, size: int | None, part: Path, t
         with _told(file):
             store.get_file(file, str(part))
         if size is not None and (came := part.stat().st_size) != size:
-            raise UserError(f"{file}: {came:,} of {size:,} bytes came, from a server without ranges; try again")
+            raise Unreachable(f"{file}: {came:,} of {size:,} bytes came, from a server without ranges; try again")
 
 
 def _version(info: Mapping[str, Any]) -> dict[str, str]:
@@ -212,17 +230,50 @@ def _told(address: str, done: str = "read") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        # To fsspec a server that does not answer is the same.
+        # To fsspec a server that does not answer is the same. Where there is none, the address may well be wrong.
+        cause = error.__cause__
+        if isinstance(cause, Exception) and _passes(cause) and not isinstance(cause, _loaded(_NOBODY)):
+            raise Unreachable(f"{address} cannot be {done}: {first_line(cause)}") from error
         silent = ", or nobody answers there" if address.startswith("http") else ""
         raise UserError(f"{address}: there is no such file or folder{silent}") from error
     except (PermissionError, *broken()) as error:
-        raise UserError(f"{address} cannot be {done}: {first_line(error)}") from error
+        raise trouble(f"{address} cannot be {done}: {first_line(error)}", error) from error
 
 
 def broken() -> tuple[type[Exception], ...]:
     """What a store that fails raises: the packages behind fsspec have errors of their own, where they are in use."""
-    found = [getattr(sys.modules[module], name) for module, name in _ERRORS if module in sys.modules]
-    return (OSError, asyncio.TimeoutError, *found)
+    return (OSError, asyncio.TimeoutError, *_loaded(_ERRORS))
+
+
+def trouble(message: str, error: Exception) -> UserError:
+    """The error to raise for one of a store's: Unreachable where its reason passes without anybody doing something."""
+    return (Unreachable if _passes(error) else UserError)(message)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a store was overloaded or a connection cut; not where something is missing, forbidden or wrong."""
+    if isinstance(error, FileNotFoundError | PermissionError | ssl.SSLCertVerificationError):
+        return False
+    if status := _status(error):
+        return status in _LATER or status >= 500
+    cut = (ConnectionError, TimeoutError, asyncio.TimeoutError, socket.gaierror, ssl.SSLError, *_loaded(_CUT))
+    if isinstance(error, cut) or getattr(error, "retryable", False):
+        return True
+    return isinstance(error.__cause__, Exception) and _passes(error.__cause__)
+
+
+def _status(error: Exception) -> int:
+    """HTTP's status where the error has one, as those of aiohttp, gcsfs, requests and botocore do; else 0."""
+    reply = getattr(error, "response", None)
+    if isinstance(reply, dict):
+        said = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        said = getattr(reply, "status_code", None) or getattr(error, "status", None) or getattr(error, "code", None)
+    return int(said) if str(said).isdecimal() else 0
+
+
+def _loaded(names: Sequence[tuple[str, str]]) -> tuple[type[Exception], ...]:
+    return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
 
 
 def first_line(error: Exception) -> str:

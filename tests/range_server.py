@@ -12,13 +12,14 @@ class Shelf:
     """What the server has, by path ("/model/config.json"), and whether it knows ranges and says lengths.
 
     `asked` are the files that were asked for with the range, as (path, first, last + 1), or (path, None, None) for a
-    whole file. The next `cuts` replies end half-way.
+    whole file. The next `cuts` replies end half-way. With `refuses` every reply is an error of that status.
     """
 
     files: dict[str, bytes]
     ranges: bool = True
     lengths: bool = True
     cuts: int = 0
+    refuses: int = 0
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     address: str = ""
 
@@ -42,6 +43,9 @@ def shelved(**files: bytes) -> Iterator[Shelf]:
             self.answer(body=True)
 
         def answer(self, body: bool) -> None:
+            if shelf.refuses:
+                self.send_error(shelf.refuses)
+                return
             data = shelf.files.get(self.path)
             inside = [name for name in shelf.files if name.startswith(self.path)]
             if data is None and self.path.endswith("/") and inside:

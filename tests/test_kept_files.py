@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from rational_jax import storage
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 from rational_jax.storage import KeptFiles, remembered_sha256, sha256_file
 from rational_jax.stores import COMMITTED, upload
 
@@ -98,7 +98,7 @@ def test_upload_commits_last_and_goes_on_where_it_was_stopped(folder, store, mon
         return put(self, source, name, **options)
 
     monkeypatch.setattr(type(store), "put_file", dying)
-    with pytest.raises(UserError, match="bucket/model cannot be written: stopped"):
+    with pytest.raises(Unreachable, match="bucket/model cannot be written: stopped"):
         upload(folder, "memory://bucket/model", digests(folder))
     assert put_names == ["1.safetensors", "2.safetensors"]
     assert "model/COMMITTED.json" not in objects(store)
@@ -143,10 +143,10 @@ def test_two_stopped_uploads_in_the_same_place_never_mix(folder, store, monkeypa
             raise ConnectionError("stopped")
 
     monkeypatch.setattr(type(store), "put_file", dying)
-    with pytest.raises(UserError, match="bucket/model cannot be written: stopped"):
+    with pytest.raises(Unreachable, match="bucket/model cannot be written: stopped"):
         upload(folder, "memory://bucket/model", first)
     (folder / "merged" / "2.safetensors").write_text("SHARD 2")
-    with pytest.raises(UserError, match="bucket/model cannot be written: stopped"):
+    with pytest.raises(Unreachable, match="bucket/model cannot be written: stopped"):
         upload(folder, "memory://bucket/model", digests(folder))
     (folder / "merged" / "2.safetensors").write_text("shard 2")
     monkeypatch.setattr(type(store), "put_file", put)
@@ -160,8 +160,9 @@ def test_an_upload_that_is_refused_is_said_in_one_line(folder, store, monkeypatc
         raise error
 
     monkeypatch.setattr(type(store), "put_file", refusing)
-    with pytest.raises(UserError, match=r"^memory://bucket/model cannot be written: .*[dl]$"):
+    with pytest.raises(UserError, match=r"^memory://bucket/model cannot be written: .*[dl]$") as caught:
         upload(folder, "memory://bucket/model", digests(folder))
+    assert not isinstance(caught.value, Unreachable)
 
 
 def test_an_unknown_store_is_named(folder):

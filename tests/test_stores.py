@@ -1,5 +1,9 @@
 """What lies elsewhere is fetched in ranges: which of them are asked for, and what a connection that breaks costs."""
 
+import errno
+import socket
+import ssl
+
 import fsspec
 import numpy as np
 import pytest
@@ -7,8 +11,8 @@ from range_server import Shelf, shelved
 
 from rational_jax import hub, stores
 from rational_jax.data import read_prompts, read_rationales
-from rational_jax.errors import UserError
-from rational_jax.stores import local_copy
+from rational_jax.errors import Unreachable, UserError
+from rational_jax.stores import local_copy, trouble
 
 BLOCK = 2**18
 DATA = np.random.default_rng(0).bytes(3 * BLOCK + 1000)
@@ -60,7 +64,7 @@ def test_a_connection_that_breaks_again_and_again_is_said_and_the_next_start_goe
     store, root = stores.open_store(f"{shelf.address}/data")
     part = stores.cache_folder() / "part"
     part.parent.mkdir(parents=True)
-    with pytest.raises(UserError, match=f"the connection broke .* goes on after {3 * BLOCK:,} bytes"):
+    with pytest.raises(Unreachable, match=f"the connection broke .* goes on after {3 * BLOCK:,} bytes"):
         stores._fetch(store, root, len(DATA), part, count)
     assert fetched == [BLOCK] * 3 and part.read_bytes() == DATA[: 3 * BLOCK]
     assert len(shelf.asked) == 3 + stores._TRIES
@@ -104,8 +108,69 @@ def test_what_is_not_there(shelf: Shelf):
             local_copy(folder)
     with pytest.raises(UserError, match="nowhere://"):
         local_copy("nowhere://bucket/data")
-    with pytest.raises(UserError, match="or nobody answers there"):
+    with pytest.raises(UserError, match="or nobody answers there") as caught:
         local_copy("http://127.0.0.1:1/data")
+    assert not isinstance(caught.value, Unreachable), "that address is wrong as likely as not"
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Unreachable), (503, Unreachable), (403, UserError)])
+def test_a_server_that_is_overloaded_is_told_from_one_that_refuses(shelf: Shelf, status, kind):
+    shelf.refuses = status
+    for fetch in (lambda: local_copy(f"{shelf.address}/data"), lambda: local_copy(f"{shelf.address}/")):
+        with pytest.raises(UserError) as caught:
+            fetch()
+        assert type(caught.value) is kind, caught.value
+
+
+class StoreError(Exception):
+    """Like gcsfs.retry.HttpError, whose code is a number or a text."""
+
+    def __init__(self, code):
+        super().__init__(f"status {code}")
+        self.code = code
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def replied(status: int) -> Exception:
+    """Like botocore.exceptions.ClientError."""
+    error = Exception(f"status {status}")
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("reset"),
+        TimeoutError("too slow"),
+        socket.gaierror("name server"),
+        StoreError(500),
+        StoreError("503"),
+        raised_from(OSError(errno.EBUSY, "slow down"), replied(503)),  # what s3fs makes of it
+    ],
+)
+def test_what_passes_by_itself(error):
+    assert type(trouble("said", error)) is Unreachable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError("gone"),
+        PermissionError("refused"),
+        OSError("Forbidden: what gcsfs makes of 403"),
+        OSError(errno.ENOSPC, "the disk is full"),
+        ssl.SSLCertVerificationError("a wrong certificate"),
+        StoreError(401),
+        raised_from(PermissionError("refused"), replied(403)),
+    ],
+)
+def test_what_somebody_has_to_mend(error):
+    assert type(trouble("said", error)) is UserError
 
 
 def test_a_model_is_read_from_an_address():

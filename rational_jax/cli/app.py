@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command in this process.
 
     The exit code: 0 done, 2 something for the user to mend, 130 stopped, 75 stopped by the system (SIGTERM) with all
-    work saved, so that a launcher may start it again.
+    work saved, or by a store that could not be reached for now, so that a launcher may start it again.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" instead of ending the run

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rational_jax.cli.process import STOPPED, stopped
-from rational_jax.errors import Preempted, UserError
+from rational_jax.errors import Preempted, Unreachable, UserError
 from rational_jax.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from rational_jax.config import RunConfig
 
 FAILED = 2
-PREEMPTED = 75
+AGAIN = 75
 
 Words = Annotated[
     list[str] | None,
@@ -60,7 +60,8 @@ def session(
     they all write into the run, and not the lead alone.
 
     A UserError, or a disk that cannot be written, ends the command with one line; Ctrl-C, and the system's notice that
-    it takes the machine away, with the advice to run it again. All else passes through with its traceback.
+    it takes the machine away, with the advice to run it again. What may succeed without anybody mending anything (that
+    notice, a store that could not be reached) has an exit code of its own. All else passes through with its traceback.
     """
     try:
         config = configuration(words or ())
@@ -98,11 +99,11 @@ def session(
         sys.stdout.flush()
     except UserError as error:
         fail(str(error))
-        raise typer.Exit(FAILED) from None
+        raise typer.Exit(_code(error)) from None
     except Preempted as stop:
         sys.stdout.flush()
         sys.stderr.write(f"{stop}; run the same command again to continue\n")
-        raise typer.Exit(PREEMPTED) from None
+        raise typer.Exit(AGAIN) from None
     except KeyboardInterrupt:
         raise typer.Exit(STOPPED) from None
     except OSError as error:
@@ -135,12 +136,15 @@ def chosen(wanted: Sequence[str] | None, there: Sequence[str], option: str, key:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Runs a script's work as a verb's: 0 done, 2 with one line where the user has to mend something, 130 stopped."""
+    """Runs a script's work as a verb's: 0 done, 2 with one line where the user has to mend something, 130 stopped.
+
+    75 with one line where a store could not be reached for now.
+    """
     try:
         work()
     except UserError as error:
         fail(str(error))
-        return FAILED
+        return _code(error)
     except KeyboardInterrupt:
         return stopped()
     return 0
@@ -152,6 +156,10 @@ def fail(message: str) -> None:
 
     sys.stdout.flush()
     sys.stderr.write(f"error: {one_line(message)}\n")
+
+
+def _code(error: UserError) -> int:
+    return AGAIN if isinstance(error, Unreachable) else FAILED
 
 
 def _is_file_name(word: str) -> bool:

@@ -26,7 +26,7 @@ from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import alone, atomic_write_json, atomic_write_text, sha256_file, sha256_json
-from rational_jax.stores import broken, cache_folder, first_line, is_remote, open_store
+from rational_jax.stores import broken, cache_folder, first_line, is_remote, open_store, trouble
 
 INDEX, CONTENTS = "INDEX.json", "contents"
 EVERY_SECONDS = 60.0
@@ -282,8 +282,8 @@ class Mirror:
             )
             raise UserError(lost) from error
         except broken() as error:
-            raise UserError(
-                f"{self.address}: the store fails ({first_line(error)}); run the same command again"
+            raise trouble(
+                f"{self.address}: the store fails ({first_line(error)}); run the same command again", error
             ) from error
 
     def _index(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import pytest
 
 import rational_jax
 from rational_jax.cli import app
+from rational_jax.cli.session import exit_code
 from rational_jax.config import load_config
-from rational_jax.errors import Preempted, UserError
+from rational_jax.errors import Preempted, Unreachable, UserError
 
 VERBS = ("demo", "curate", "train", "export", "sample", "evaluate", "report", "plan")
 
@@ -119,6 +120,15 @@ def test_what_the_user_can_mend_is_one_line(rational, rooms):
 
     rooms.act = act
     assert rational("curate") == (2, "", "error: runs/demo is broken\n")
+
+
+def test_a_store_that_cannot_be_reached_for_now_has_the_code_to_start_again(rational, rooms):
+    def act():
+        raise Unreachable("gs://bucket/a: the store fails (503)")
+
+    rooms.act = act
+    assert rational("curate") == (75, "", "error: gs://bucket/a: the store fails (503)\n")
+    assert exit_code(act) == 75
 
 
 def test_ctrl_c(rational, rooms):

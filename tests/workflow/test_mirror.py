@@ -16,7 +16,7 @@ from together import ended, start
 from rational_jax.cli import app
 from rational_jax.config import load_config
 from rational_jax.data import read_prompts
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.storage import JsonlLog, sha256_file
 from rational_jax.workflow import mirror
@@ -119,7 +119,7 @@ def test_a_writer_killed_before_its_commit_has_written_nothing(machine, address,
     (one.local / "a").write_text("lost")
     (one.local / "b").write_text("lost too")
     monkeypatch.setattr(type(one._store), "pipe_file", killed)
-    with pytest.raises(UserError, match=r"the store fails \(the machine is gone\)"):
+    with pytest.raises(Unreachable, match=r"the store fails \(the machine is gone\)"):
         one.push()
     monkeypatch.undo()
     machine("two")
