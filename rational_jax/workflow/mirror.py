@@ -55,7 +55,8 @@ def mirrored(
     several `processes`, all of which call this, the lead alone sends; the others read its folder, or a copy of their
     own. Where `all_write` (checkpoints, to which each adds its part) they have to see the lead's.
 
-    Raises UserError for an unknown store, one that fails, and where processes that write do not see one folder.
+    Raises UserError for an unknown store, one that fails, and where processes that write do not see one folder. An
+    exception of the block stays what it is where the sending fails as well, which is then told.
     """
     if not is_remote(config.run):
         yield config
@@ -91,12 +92,20 @@ def mirrored(
 
     sender = threading.Thread(target=keep_sending, daemon=True)
     sender.start()
+    whole = False
     try:
         yield local
+        whole = True
     finally:
         stop.set()
         sender.join()
-        mirror.push()
+        try:
+            mirror.push()
+        except (UserError, OSError) as error:
+            if whole:
+                raise
+            # Why the work ended, such as with the machine being taken, is more than that this failed too.
+            progress.message(f"what is new could not be sent to {config.run}: {error}")
 
 
 def _joined(mirror: Mirror, begin: Callable[[], str], all_write: bool) -> bool:

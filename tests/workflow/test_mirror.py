@@ -16,7 +16,7 @@ from together import ended, start
 from rational_jax.cli import app
 from rational_jax.config import load_config
 from rational_jax.data import read_prompts
-from rational_jax.errors import Unreachable, UserError
+from rational_jax.errors import Preempted, Unreachable, UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.storage import JsonlLog, sha256_file
 from rational_jax.workflow import mirror
@@ -345,6 +345,28 @@ def test_it_is_sent_while_the_work_goes_on_and_after_an_error(machine, address, 
         (Path(local.run) / "late").write_text("2")
         raise KeyboardInterrupt
     assert "late" in json.loads(contents()["/bucket/runs/a/INDEX.json"])["files"]
+
+
+@pytest.mark.parametrize("why", [Preempted("the system"), KeyboardInterrupt(), UserError("a wrong setting")])
+def test_why_the_work_ended_is_not_hidden_by_a_store_that_fails_then(machine, address, monkeypatch, why):
+    said = []
+
+    class Listener(type(mirror.SILENT)):
+        def message(self, text):
+            said.append(text)
+
+    def cut(self, path, data):
+        raise ConnectionError("no network")
+
+    with pytest.raises(type(why)) as caught, mirrored(load_config(None, [f"run={address}"]), Listener()) as local:
+        (Path(local.run) / "a").write_text("1")
+        monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "pipe_file", cut)
+        raise why
+    assert caught.value is why
+    (told,) = said
+    assert told.startswith(f"what is new could not be sent to {address}: ") and "no network" in told
+    with pytest.raises(UserError, match="no network"), mirrored(load_config(None, [f"run={address}"])):
+        pass
 
 
 def test_what_cannot_be(machine, address):
