@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import jax
+
 from rational_jax.config import BASE, RunConfig
 from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
@@ -91,7 +93,10 @@ def open_conversation(config: RunConfig, model: str = BASE, progress: Progress =
 
     Raises UserError as `open_backend` does.
     """
-    engine = config.engine.model_copy(update={"slots": 1})
+    # One slot is enough, but where slots lie over several devices they have to divide over them.
+    native = config.engine.backend == "engine"
+    slots = jax.local_device_count() if native and jax.default_backend() != "cpu" else 1
+    engine = config.engine.model_copy(update={"slots": slots})
     backend = open_backend(*named(config.model_copy(update={"engine": engine}), model), progress)
     section = config.sample
     decoding = Decoding(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -81,6 +82,12 @@ class Engine:
                 f"engine.max_length={max_length} exceeds the {config.max_positions} positions this model was made for"
             )
         if mesh is not None:
+            parts = math.prod(mesh.shape[axis] for axis in AxisRules().batch)
+            if slots % parts:
+                raise UserError(
+                    f"engine.slots={slots} does not divide over the {parts} devices that have slots of their own; "
+                    f"make it a multiple of {parts}"
+                )
             sizes = jax.ShapeDtypeStruct((slots, config.num_kv_heads), np.int32)
             shardings(mesh, AxisRules(), {"slots": sizes}, {"slots": ("batch", "kv_heads")}, "engine.")
         self.config = config

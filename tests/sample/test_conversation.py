@@ -1,10 +1,12 @@
 """Conversations: what the model is asked at each turn, and that pieces add up to what it wrote."""
 
+import jax
 import pytest
 
+from rational_jax.config import RunConfig
 from rational_jax.errors import UserError
 from rational_jax.sample import Completion
-from rational_jax.sample.conversation import Conversation, Decoding
+from rational_jax.sample.conversation import Conversation, Decoding, open_conversation
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import THINK
 
@@ -58,3 +60,14 @@ def test_undo_gives_the_question_back_and_refuses_where_there_is_none():
     assert talk.turns == []
     with pytest.raises(UserError, match="nothing"):
         talk.undo()
+
+
+def test_one_conversation_opens_where_slots_lie_over_several_devices(monkeypatch):
+    """Eight of them, over which the heads of the micro model do not divide: one slot cannot be cut."""
+    config = RunConfig.model_validate({"engine": {"max_length": 192}, "model": {"attention": "reference"}})
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    engine = open_conversation(config)._backend.engine
+    over = engine.mesh.size // engine.mesh.shape["tensor"]
+    assert over > 1 and engine.slots == jax.local_device_count()
+    monkeypatch.undo()
+    assert open_conversation(config)._backend.engine.slots == 1
