@@ -127,7 +127,7 @@ class Server:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages")
         if body.messages is not None:
-            tokens = await self._apart(self._rendered, [message.turn(self.renderer) for message in body.messages])
+            tokens = await self._apart(self._rendered, wire.turns(body.messages, self.renderer))
         else:
             (tokens,) = await self._apart(self._text_ids, [body.prompt], body.add_special_tokens)
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": self.engine.max_length})
@@ -187,7 +187,7 @@ class Server:
     async def _chat(self, http: HttpRequest) -> Response:
         body = await self._body(http, wire.ChatBody)
         self._check_count(body, 1)
-        messages = tuple(message.turn(self.renderer) for message in body.messages)
+        messages = wire.turns(body.messages, self.renderer)
         length = len(await self._apart(self._rendered, messages))
         budget = body.max_completion_tokens or body.max_tokens or max(self.engine.max_length - length, 1)
         self._check_length(length, budget)

@@ -105,15 +105,22 @@ class ChatMessage(BaseModel):
     refusal: None = None
     tool_calls: Annotated[list, Field(max_length=0)] | None = None
 
-    def turn(self, renderer: Renderer) -> Message:
+    def turn(self, renderer: Renderer, last: bool = False) -> Message:
+        """The turn with its reasoning apart. The text of a `last` one is a beginning, which goes on as it was sent."""
         text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content or ())
         if self.role != "assistant":
             return Message(role="system" if self.role == "developer" else self.role, content=text)
         reasoning = self.reasoning or self.reasoning_content
-        if not reasoning and renderer.reasoning.open and renderer.reasoning.close in text:
+        if not (reasoning or last) and renderer.reasoning.open and renderer.reasoning.close in text:
             split = renderer.reasoning.split(text, finished=True)
-            text, reasoning = split.answer, split.reasoning
+            if split.answer or split.reasoning:  # or else it would be lost that nothing was thought
+                text, reasoning = split.answer, split.reasoning
         return Message(role="assistant", content=text, reasoning=reasoning)
+
+
+def turns(messages: Sequence[ChatMessage], renderer: Renderer) -> tuple[Message, ...]:
+    """The conversation that the model is to go on with."""
+    return tuple(message.turn(renderer, last=message is messages[-1]) for message in messages)
 
 
 class ChatBody(_Body):

@@ -19,7 +19,8 @@ httpx = pytest.importorskip("httpx2")
 
 import serving  # noqa: E402
 
-from rational_jax.sample import wire  # noqa: E402
+from rational_jax.sample import Request, wire  # noqa: E402
+from rational_jax.sample.sequence import begins_inside, prompt_tokens  # noqa: E402
 from rational_jax.sample.serve import serve  # noqa: E402
 
 LONGEST = serving.LONGEST
@@ -278,3 +279,27 @@ def test_turns_keep_their_reasoning_apart(micro):
     system, *rest = [message.turn(renderer) for message in body.messages]
     assert (system.role, system.content) == ("system", "Be kind.")
     assert {(turn.content, turn.reasoning) for turn in rest} == {("So.", "Why.")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>\n\n</think>\n\n",
+        "<think>\nWhy.\n</think>\n\n",
+        "<think>\nWhy.\n</think>\n\nSo ",
+        "<think>\nWhy",
+    ],
+)
+def test_a_turn_that_has_begun_goes_on_after_the_text_as_it_was_sent(micro, text):
+    """Above all where its reasoning is closed: with nothing in it, or with no answer yet."""
+    renderer = micro[1]
+    body = chat(messages=[*chat()["messages"], {"role": "assistant", "content": text}])
+    messages = wire.turns(wire.parse(wire.ChatBody, json.dumps(body).encode()).messages, renderer)
+    request = Request(id="x", messages=messages, max_new_tokens=1)
+    begun = prompt_tokens(renderer, request)[len(renderer.prompt(messages[:1])) :]
+    assert renderer.decode(begun) == text
+    assert begins_inside(renderer, request) == ("</think>" not in text)
+    # A turn before the last one has all of its text too.
+    later = chat(messages=[*body["messages"], *chat()["messages"]])
+    messages = wire.turns(wire.parse(wire.ChatBody, json.dumps(later).encode()).messages, renderer)
+    assert text.strip() in renderer.decode(renderer.prompt(messages))
