@@ -87,7 +87,7 @@ def _pair(
                 value=value,
                 low=interval.low,
                 high=interval.high,
-                p_bootstrap=bootstrap_p(draws_B),
+                p_bootstrap=bootstrap_p(draws_B, differing=_differing(sums_CxMK, metric)),
                 p_mcnemar=mcnemar(first_only, second_only),
                 p_holm=None,
                 pairs=len(errors),
@@ -104,6 +104,14 @@ def _rates(sums_BxMK: NDArray[np.float64], metric: str, model: int) -> NDArray[n
         return (_rates(sums_BxMK, "asr", model) + _rates(sums_BxMK, "over_refusal", model)) / 2
     numerator, denominator = (model * len(_COUNTS) + _COUNTS.index(name) for name in SHARES[metric])
     return ratio(sums_BxMK[:, numerator], sums_BxMK[:, denominator])
+
+
+def _differing(sums_CxMK: NDArray[np.float64], metric: str) -> int:
+    """How many base prompts the two models differ on; for the mean error, in either of its two parts."""
+    parts = ("asr", "over_refusal") if metric == "mean_error" else (metric,)
+    # A base prompt without such prompts (NaN) differs in nothing.
+    gaps = [np.nan_to_num(_rates(sums_CxMK, part, 0) - _rates(sums_CxMK, part, 1)) for part in parts]
+    return int(np.any(gaps, axis=0).sum())
 
 
 def _apart(sums_CxMK: NDArray[np.float64], metric: str, confidence: float) -> Interval:

@@ -125,7 +125,8 @@ class Difference:
         slice: "all" or "headline".
         metric: "asr", "over_refusal" or "mean_error"; negative values favour `first`.
         value, low, high: the difference and its interval, from resamples shared by both models.
-        p_bootstrap: two-sided, resampled over base prompts: the one to quote where base prompts repeat.
+        p_bootstrap: two-sided, resampled over base prompts: the one to quote where base prompts repeat. Never below
+            what the signs of so many differing base prompts can show.
         p_mcnemar: exact McNemar over the pairs, which takes them for independent.
         p_holm: `p_bootstrap` corrected by Holm's method for the number of differences on this slice of the suite.
         pairs: answers compared. first_only, second_only: pairs in which only that model erred.

@@ -161,13 +161,16 @@ def combine(first: Bounded, second: Bounded, weight: float, other_weight: float)
     return Interval(low=value - math.sqrt(below), high=value + math.sqrt(above))
 
 
-def bootstrap_p(draws: NDArray[np.float64]) -> float | None:
+def bootstrap_p(draws: NDArray[np.float64], *, differing: int) -> float | None:
     """Two-sided p-value of "no difference" from bootstrap draws of a difference: how rarely they lie beyond zero.
 
     The +1 keeps it away from an impossible zero (Davison and Hinkley 1997, 4.2): the least is 2 / (B + 1).
+    Where a few clusters all differ to one side, every resample does, however few they are. So p is never below what
+    the signs of the `differing` clusters can show, those whose own difference is not zero: 2 / 2^differing.
     """
     draws = draws[~np.isnan(draws)]
     if not len(draws):
         return None
     below, above = int(np.sum(draws <= 0)), int(np.sum(draws >= 0))
-    return min(1.0, 2 * (min(below, above) + 1) / (len(draws) + 1))
+    least = 2 * 0.5**differing if differing else 0.0
+    return min(1.0, max(least, 2 * (min(below, above) + 1) / (len(draws) + 1)))

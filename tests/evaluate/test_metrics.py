@@ -177,6 +177,35 @@ def test_differences_are_taken_where_both_have_a_score_and_one_answer_a_prompt()
     assert asr.value == pytest.approx(10 / 15 - 1)
 
 
+@pytest.mark.parametrize(("prompts", "least"), [(1, 1.0), (3, 0.25), (5, 0.0625)])
+def test_a_handful_of_prompts_shows_no_more_than_its_signs_can(prompts, least):
+    alike = [make(n, "harmful", "refusal") for n in range(10, 20)]
+    models = {
+        "base": [make(n, "harmful", "compliance") for n in range(prompts)],
+        "rational": [make(n, "harmful", "refusal") for n in range(prompts)],
+    }
+    for more in ([], alike):  # prompts on which both do the same show nothing either
+        (asr,) = differences({m: rows + more for m, rows in models.items()}, where="all", settings=SETTINGS)
+        assert asr.p_bootstrap >= least == asr.p_mcnemar
+        assert more or asr.p_bootstrap == least
+
+
+def test_prompts_of_one_base_are_one_sign():
+    rows = {
+        m: [make(n, "harmful", said, base=str(n % 3)) for n in range(30)]
+        for m, said in (("base", "compliance"), ("rational", "refusal"))
+    }
+    (asr,) = differences(rows, where="all", settings=SETTINGS)
+    assert (asr.pairs, asr.p_bootstrap) == (30, 0.25)
+
+
+def test_each_side_of_a_mean_error_counts_its_base_prompts():
+    first = [make(n, "harmful", "refusal") for n in range(3)] + [make(n, "benign", "compliance") for n in range(2)]
+    second = [make(n, "harmful", "compliance") for n in range(3)] + [make(n, "benign", "refusal") for n in range(2)]
+    found = {d.metric: d for d in differences({"base": second, "rational": first}, where="all", settings=SETTINGS)}
+    assert [found[m].p_bootstrap for m in ("asr", "over_refusal", "mean_error")] == [0.25, 0.5, 0.0625]
+
+
 def thinking(number: int, verdict: str, *, intent=False, harm=False, says=None, leaks=False) -> Outcome:
     reading = Reading(intent=intent, harm=harm, verdict=says, premise=None, leaks=leaks)
     return dataclasses.replace(make(number, "harmful", verdict, reasoning="some words"), reading=reading)

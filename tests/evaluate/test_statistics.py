@@ -123,11 +123,13 @@ def test_p_value_of_no_difference_is_uniform_enough():
     for _ in range(300):
         difference = generator.normal(size=60)
         draws = ClusterBootstrap(["a"] * 60, samples=400, seed=0).sums(difference[:, None])[:, 0]
-        rejected += bootstrap_p(draws) < 0.05
+        rejected += bootstrap_p(draws, differing=60) < 0.05
     assert 0.02 < rejected / 300 < 0.10
-    assert bootstrap_p(np.zeros(50)) == 1.0
-    assert bootstrap_p(np.ones(99)) == pytest.approx(2 / 100)
-    assert bootstrap_p(np.array([np.nan])) is None
+    assert bootstrap_p(np.zeros(50), differing=0) == 1.0
+    assert bootstrap_p(np.ones(99), differing=60) == pytest.approx(2 / 100)
+    for differing, least in ((1, 1.0), (3, 0.25), (5, 0.0625)):
+        assert bootstrap_p(np.ones(99), differing=differing) == least
+    assert bootstrap_p(np.array([np.nan]), differing=0) is None
 
 
 def test_combining_intervals_adds_distances_in_squares():
