@@ -77,6 +77,8 @@ keep() {
     --alone)
       # One process on this host's chips, whatever slice they are part of.
       export TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_VISIBLE_CHIPS=0,1,2,3
+      # And one for JAX, which else finds the other hosts in the machine's metadata and waits for them.
+      export JAX_COORDINATOR_ADDRESS=localhost:8476 JAX_NUM_PROCESSES=1 JAX_PROCESS_ID=0
       ;;
     esac
     shift
