@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rational_jax.evaluate.metrics import SHARES, Settings, base_prompts, estimate, sums_by_base_prompt
 from rational_jax.evaluate.outcomes import Outcome
-from rational_jax.evaluate.results import Difference, Estimate
+from rational_jax.evaluate.results import Difference
 from rational_jax.evaluate.statistics import Interval, bootstrap_p, combine, holm, mcnemar, percentiles, ratio
 
 # Which prompts a metric counts errors on.
@@ -62,14 +62,18 @@ def _pair(
     sums_CxMK = np.hstack([sums_by_base_prompt(one, clusters, _COUNTS) for one in (ours, theirs)])
     draws_BxMK = settings.bootstrap(strata).sums(sums_CxMK)
     totals_1xMK = sums_CxMK.sum(axis=0)[None, :]
-    found = []
+    found: list[Difference] = []
+    vary = True
     for metric, labels in _LABELS.items():
         value = float(_rates(totals_1xMK, metric, 0)[0] - _rates(totals_1xMK, metric, 1)[0])
         if np.isnan(value):  # no harmful, or no benign, prompt that both have a score for
             continue
         draws_B = _rates(draws_BxMK, metric, 0) - _rates(draws_BxMK, metric, 1)
         interval = percentiles(draws_B, settings.confidence)
-        if interval is None or interval.low == interval.high:
+        vary = vary and interval is not None and interval.low < interval.high
+        if not vary and metric == "mean_error":  # or the uncertainty of a part that does not vary would be lost
+            interval = combine(*found, 0.5, 0.5)
+        elif interval is None or interval.low == interval.high:
             interval = _apart(sums_CxMK, metric, settings.confidence)
         # One answer a prompt: several samples of one prompt are no independent pairs.
         errors = [
@@ -115,22 +119,10 @@ def _differing(sums_CxMK: NDArray[np.float64], metric: str) -> int:
 
 
 def _apart(sums_CxMK: NDArray[np.float64], metric: str, confidence: float) -> Interval:
-    """Interval of a difference whose resamples do not vary: from the two models' own, as if they were unpaired."""
-    if metric == "mean_error":
-        return combine(_gap(sums_CxMK, "asr", confidence), _gap(sums_CxMK, "over_refusal", confidence), 0.5, 0.5)
-    gap = _gap(sums_CxMK, metric, confidence)
-    return Interval(low=gap.low, high=gap.high)
-
-
-def _gap(sums_CxMK: NDArray[np.float64], metric: str, confidence: float) -> Estimate:
-    """The unpaired difference of one share, with the interval that Wilson's of both models give."""
+    """Interval of the difference of a share whose resamples do not vary: from Wilson's of both, as if unpaired."""
     nothing_drawn = np.full(1, np.nan)
     models = []
     for model in (0, 1):
         numerator, denominator = (model * len(_COUNTS) + _COUNTS.index(name) for name in SHARES[metric])
         models.append(estimate(sums_CxMK[:, numerator], sums_CxMK[:, denominator], nothing_drawn, confidence))
-    first, second = models
-    interval = combine(first, second, 1.0, -1.0)
-    return Estimate(
-        value=first.value - second.value, low=interval.low, high=interval.high, n=first.n, clusters=first.clusters
-    )
+    return combine(*models, 1.0, -1.0)

@@ -10,7 +10,7 @@ from rational_jax.evaluate.metrics import DEFINITIONS, Settings, slice_figures
 from rational_jax.evaluate.outcomes import Answer, Outcome
 from rational_jax.evaluate.reasoning import Reading
 from rational_jax.evaluate.results import Figures, mark
-from rational_jax.evaluate.statistics import wilson
+from rational_jax.evaluate.statistics import combine, wilson
 
 SETTINGS = Settings(confidence=0.95, samples=500, seed=0)
 
@@ -155,6 +155,25 @@ def test_differences_are_paired_and_read_from_the_control_to_the_method():
     all_or_nothing = found["rational", "base", "asr"]
     assert all_or_nothing.value == -1.0
     assert all_or_nothing.low < all_or_nothing.high < -0.85
+
+
+def test_difference_of_mean_errors_keeps_the_uncertainty_of_a_part_that_does_not_vary():
+    never = [make(n, "harmful", "refusal") for n in range(10)]
+    models = {
+        model: never + [make(n, "benign", "refusal" if n < refused else "compliance") for n in range(40)]
+        for model, refused in (("base", 20), ("rational", 4))
+    }
+    found = {d.metric: d for d in differences(models, where="all", settings=SETTINGS)}
+    asr, over, mean = (found[name] for name in ("asr", "over_refusal", "mean_error"))
+    assert asr.value == 0.0 and asr.low < 0 < asr.high
+    expected = combine(asr, over, 0.5, 0.5)
+    assert (mean.low, mean.high) == (expected.low, expected.high)
+    # Where both parts vary, they are resampled together.
+    models["base"] = models["base"] + [make(n, "harmful", "compliance") for n in range(10, 15)]
+    models["rational"] = models["rational"] + [make(n, "harmful", "refusal") for n in range(10, 15)]
+    asr, over, mean = differences(models, where="all", settings=SETTINGS)
+    expected = combine(asr, over, 0.5, 0.5)
+    assert mean.low != expected.low and mean.low == pytest.approx(expected.low, abs=0.05)
 
 
 def test_of_many_models_each_is_compared_with_the_first():
