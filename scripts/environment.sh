@@ -86,6 +86,9 @@ prepare_environment() {
   if [ "$(cat "$stamp" 2>/dev/null)" = "$(wanted "$extra")" ]; then
     return
   fi
+  # One whose making was stopped has none yet, nor has one that uv made.
+  "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip --upgrade >/dev/null ||
+    die "the environment in .venv has no pip and cannot get it; delete .venv and run the same command again"
   if [ -n "$extra" ]; then
     say "Installing the package and what its tests need, torch among it, into .venv (once; about 2 to 8 minutes)"
   else
