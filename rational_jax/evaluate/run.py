@@ -103,10 +103,13 @@ def read_answers(root: Path, model: str, manifest: dict) -> list[Answer]:
 
 
 def read_outcomes(config: RunConfig) -> dict[str, list[Outcome]]:
-    """Answers and judgements of a finished evaluation, joined. Raises UserError where there is none."""
+    """Answers and judgements of a finished evaluation, joined. Raises UserError where there is none.
+
+    Models and judge are those that it had, whatever the configuration says by now.
+    """
     root = Path(config.run)
-    read_stage(root / "evaluate", verb="evaluate")
-    return read_judged(root, config.sample.models, configured_judge(config).identity)
+    settings = read_stage(root / "evaluate", verb="evaluate")["settings"]
+    return read_judged(root, settings["sample"]["models"], settings["judge"])
 
 
 def read_judged(root: Path, models: Iterable[str], identity: str) -> dict[str, list[Outcome]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rational_jax.config import RunConfig, to_yaml
 from rational_jax.data.schema import Prompt
-from rational_jax.data.suites import configured_suites, find_suite
+from rational_jax.data.suites import REWRITES, find_suite, load_suites, read_rewrites, with_attacks
 from rational_jax.errors import UserError
 from rational_jax.evaluate import inspect_log
 from rational_jax.evaluate.compare import FEW
@@ -49,7 +49,7 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Path:
     # Written anew each time, which takes seconds: a page of an older version of this package would be the only gain.
     with progress.task("writing the report", total=3, unit="parts") as task:
         results, outcomes = read_results(root / "evaluate" / RESULTS), read_outcomes(config)
-        suites = suites_of(configured_suites(config))
+        suites = suites_of(sampled_suites(root, evaluated["settings"]["sample"]))
         task.advance()
         material = Material(
             title=config.report.title,
@@ -74,6 +74,13 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Path:
         task.advance()
     stage.finish(outputs={PAGE: sha256_file(path)}, figures={})
     return path
+
+
+def sampled_suites(root: Path, sampled: Mapping) -> dict[str, list[Prompt]]:
+    """The suites of a run as the settings of its evaluation name them, under its attacks."""
+    rewritten = read_rewrites(root / "sample" / REWRITES)
+    suites = load_suites(sampled["suites"], sampled["limit"])
+    return {name: with_attacks(prompts, sampled.get("attacks", ()), rewritten) for name, prompts in suites.items()}
 
 
 def suites_of(suites: Mapping[str, Sequence[Prompt]]) -> dict[str, str]:

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from rational_jax.config import RunConfig
-from rational_jax.data.schema import Prompt
-from rational_jax.data.suites import REWRITES, find_suite, load_suites, read_rewrites, with_attacks
+from rational_jax.data.suites import find_suite
 from rational_jax.errors import UserError
 from rational_jax.evaluate.compute import suite_results
 from rational_jax.evaluate.metrics import Settings
 from rational_jax.evaluate.outcomes import Outcome
 from rational_jax.evaluate.report import gather
-from rational_jax.evaluate.report.run import PAGE, Material, page
+from rational_jax.evaluate.report.run import PAGE, Material, page, sampled_suites
 from rational_jax.evaluate.results import VERSION, Capability, Results, read_results, write_results
 from rational_jax.evaluate.run import RESULTS, TABLES, read_judged
 from rational_jax.evaluate.tables import write_tables
@@ -56,7 +55,7 @@ def compare(folders: Mapping[Path, str], out: Path, config: RunConfig, progress:
         for root in found:
             name, manifest = names[root], manifests[names[root]]
             sampled = manifest["settings"]["sample"]
-            for suite, members in _suites(root, sampled).items():
+            for suite, members in sampled_suites(root, sampled).items():
                 ids = {prompt.id for prompt in members}
                 if prompts.setdefault(suite, ids) != ids:
                     raise UserError(f"suite {suite} of run {name} has other prompts than in the runs before it")
@@ -103,13 +102,6 @@ def compare(folders: Mapping[Path, str], out: Path, config: RunConfig, progress:
         atomic_write_text(out / PAGE, page(material))
         task.advance()
     return out / PAGE
-
-
-def _suites(root: Path, sampled: dict) -> dict[str, list[Prompt]]:
-    """The suites of a run as its manifest names them, under its attacks."""
-    rewritten = read_rewrites(root / "sample" / REWRITES)
-    suites = load_suites(sampled["suites"], sampled["limit"])
-    return {name: with_attacks(prompts, sampled.get("attacks", ()), rewritten) for name, prompts in suites.items()}
 
 
 def _names(folders: Mapping[Path, str]) -> dict[Path, str]:

@@ -120,6 +120,17 @@ def test_without_training_and_curation_their_sections_are_left_out(run_maker, tm
     assert "The base model has a mean error of" in text
 
 
+def test_the_report_is_of_what_was_evaluated_whatever_the_configuration_says_now(run_maker, tmp_path):
+    config = run_maker(tmp_path, objects=4, models=("base",))
+    judged = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"judge": "refusal-rules"})})
+    evaluate(judged)
+    asked = report(judged).read_text("utf-8")
+    sample = config.sample.model_copy(update={"suites": ("micro",), "limit": 3, "models": ("base", "rational")})
+    plain = report(config.model_copy(update={"sample": sample})).read_text("utf-8")
+    before, after = (json.loads(DATA.findall(text)[0]) for text in (asked, plain))
+    assert before == after and after["models"] == ["base"] and len(after["rows"]) == 8
+
+
 def test_a_run_that_was_not_evaluated_is_refused(run_maker, tmp_path):
     with pytest.raises(UserError, match="rational evaluate"):
         report(run_maker(tmp_path, objects=2))
