@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rational_jax.config import RunConfig
+from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import find_suite
 from rational_jax.errors import UserError
 from rational_jax.evaluate.compute import suite_results
@@ -29,7 +30,7 @@ def compare(folders: Mapping[Path, str], out: Path, config: RunConfig, progress:
     A model is called MODEL where every run that has it has the same answers of it, as of a common base; others are
     called RUN where each run has but one such, and RUN/MODEL otherwise.
     `config` gives the intervals and the title. Raises UserError where none was evaluated, where their judges differ,
-    or where two have a suite of other prompts under one name.
+    or where two have other prompts under one name: a suite's, or a prompt's id.
     """
     found = [folder for folder in folders if (folder / "evaluate" / MANIFEST).is_file()]
     for folder, said in folders.items():
@@ -74,6 +75,7 @@ def compare(folders: Mapping[Path, str], out: Path, config: RunConfig, progress:
         for suite, ids in prompts.items():
             by_model = {m: [o for o in rows if o.answer.prompt.id in ids] for m, rows in outcomes.items()}
             asked = {model: rows for model, rows in by_model.items() if rows}
+            _check_same_prompts(suite, asked)
             suites.append(suite_results(find_suite(suite), len(ids), asked, settings, trained[suite]))
         results = Results(
             version=VERSION,
@@ -102,6 +104,24 @@ def compare(folders: Mapping[Path, str], out: Path, config: RunConfig, progress:
         atomic_write_text(out / PAGE, page(material))
         task.advance()
     return out / PAGE
+
+
+def _check_same_prompts(suite: str, by_model: Mapping[str, list[Outcome]]) -> None:
+    """Ids say little: rows of a file are numbered where it gives none, and a file may be edited between two runs."""
+    known: dict[str, tuple[str, Prompt]] = {}
+    for model, rows in by_model.items():
+        for prompt in (one.answer.prompt for one in rows):
+            first, same = known.setdefault(prompt.id, (model, prompt))
+            if _content(prompt) != _content(same):
+                raise UserError(
+                    f"suite {suite}: prompt {prompt.id!r} of {model} is another than that of {first}, so their answers "
+                    "cannot be paired; compare runs that were asked the same prompts"
+                )
+
+
+def _content(prompt: Prompt) -> tuple:
+    """What a prompt asks, and what parts of a suite it is counted in."""
+    return prompt.messages, prompt.label, prompt.category, prompt.style, prompt.base_id
 
 
 def _names(folders: Mapping[Path, str]) -> dict[Path, str]:

@@ -7,16 +7,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import SUITES, Suite
 from rational_jax.errors import UserError
 from rational_jax.evaluate import report
 from rational_jax.evaluate.report import gather, published
 from rational_jax.evaluate.report.figures import series
 from rational_jax.evaluate.report.run import run as report_one
-from rational_jax.evaluate.report.several import _called
+from rational_jax.evaluate.report.several import _called, _check_same_prompts
 from rational_jax.evaluate.results import Capability, read_results, summary_rows, write_results
 from rational_jax.evaluate.run import run as evaluate
 from rational_jax.manifest import Stage
@@ -342,3 +344,32 @@ def test_runs_with_different_judges_are_not_compared(run_maker, tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="different judges"):
         report.compare({Path(run): run for run in (first.run, second.run)}, tmp_path / "out", first)
+
+
+def test_runs_whose_prompts_share_ids_only_are_not_compared(run_maker, answer_writer, tmp_path):
+    one, other = (run_maker(tmp_path / name, objects=2, models=("rational",)) for name in ("one", "other"))
+    sampled = Path(other.run) / "sample" / "rational"
+    rows = [json.loads(line) for line in (sampled / "answers.jsonl").read_text("utf-8").splitlines()]
+    prompt = rows[-1]["prompt"]
+    prompt["messages"][0]["content"] = "How is something else fed?"
+    shutil.rmtree(sampled)
+    answer_writer(Path(other.run), "rational", rows)
+    for config in (one, other):
+        evaluate(config)
+    folders = {Path(config.run): config.run for config in (one, other)}
+    with pytest.raises(UserError, match=rf"prompt '{prompt['id']}' of .* is another.*compare runs"):
+        report.compare(folders, tmp_path / "out", one)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_of_another_kind_is_another_prompt():
+    row = {"id": "p", "text": "?", "label": "benign", "source": "a"}
+
+    def check(**other):
+        asked = {m: SimpleNamespace(prompt=Prompt.from_json(one)) for m, one in (("x", row), ("y", row | other))}
+        _check_same_prompts("s", {model: [SimpleNamespace(answer=answer)] for model, answer in asked.items()})
+
+    check(source="b")
+    for field in ("text", "label", "category", "style", "base_id"):
+        with pytest.raises(UserError, match="suite s: prompt 'p' of y is another than that of x"):
+            check(**{field: "harmful"})
