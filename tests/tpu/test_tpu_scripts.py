@@ -308,7 +308,10 @@ def test_a_preempted_run_goes_on_on_a_new_machine(cloud):
     said = found.run("resume", *TRAIN)
     one = ["scp", "prepare", "start", "follow"]
     assert found.verbs() == [*one, "delete", "create", "delete", "create", *one]
-    assert said.endswith("the job is done\n") and "step 300" in said
+    assert said.endswith(
+        "the job is done\njob stays for the next command and costs money until bash tpu/delete.sh has run\n"
+    )
+    assert "step 300" in said
     assert call("queued-resources", "delete", "job", "--force") in found.calls
     starts = [words for words in found.calls if any("worker.sh start" in word for word in words)]
     assert len(starts) == 2 and starts[0] == starts[1]
@@ -322,14 +325,21 @@ def test_resuming_stops_at_what_somebody_has_to_mend(cloud):
             "worker.sh follow": [[10, "error: unknown key"]],
         }
     )
-    assert "error: unknown key" in found.run("resume", *TRAIN, code=2)
+    said = found.run("resume", *TRAIN, code=2)
+    assert "error: unknown key" in said and "costs money until bash tpu/delete.sh" in said
     assert found.verbs() == ["scp", "prepare", "start", "follow"]
 
 
 def test_resuming_gives_up(cloud):
     found = cloud({"describe": [MISSING], "create": [[1, "ERROR: no more capacity"]]}, "TRIES=3\n")
-    assert "gave up after 3 tries" in found.run("resume", *TRAIN, code=75)
+    said = found.run("resume", *TRAIN, code=75)
+    assert "gave up after 3 tries" in said and "costs money" not in said
     assert found.verbs() == ["create"] * 3
+
+
+def test_resuming_what_was_never_asked_for_says_nothing_of_costs(cloud):
+    found = cloud({"describe": [MISSING], "create": [[1, "ERROR: (gcloud) PERMISSION_DENIED: not allowed"]]})
+    assert "costs money" not in found.run("resume", *TRAIN, code=2)
 
 
 @pytest.mark.parametrize(("request_fails", "machine_fails"), [([FLAKE], []), ([], [FLAKE])], ids=["request", "machine"])
