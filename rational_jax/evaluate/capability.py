@@ -48,6 +48,9 @@ def run(config: RunConfig, log: Path, progress: Progress = SILENT, open_engine=o
                     done.append({"key": keys[mode], "model": model, "mode": mode, "scores": scores})
                 found += [Capability(model=model, mode=mode, **score) for score in known[keys[mode]]]
                 task.advance()
+            if backend is not None:
+                # The harness's model refers to itself, so the engine would stay beside the next until it is collected.
+                backend.engine.params = {}
     return tuple(found)
 
 

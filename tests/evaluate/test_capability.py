@@ -132,6 +132,27 @@ def test_scores_of_tasks_and_of_groups():
     ]
 
 
+def test_one_model_at_a_time_is_in_memory(monkeypatch, tmp_path):
+    opened = []
+
+    def opens(config, model):
+        assert not any(backend.engine.params for backend in opened)
+        opened.append(SimpleNamespace(engine=SimpleNamespace(params={"weights": model}, max_length=128)))
+        return opened[-1]
+
+    def scores(backend, section):
+        assert backend.engine.params
+        return []
+
+    monkeypatch.setattr(capability, "model_identity", lambda config, model: model)
+    monkeypatch.setattr(capability, "harness_model", lambda backend, **_: backend)
+    monkeypatch.setattr(capability, "_scores", scores)
+    asked = {"capability": {"tasks": ("choice_task",), "mode": "both"}}
+    config = RunConfig.model_validate({"sample": {"models": ("base", "rational")}, "evaluate": asked})
+    capability.run(config, tmp_path / "log.jsonl", open_engine=opens)
+    assert [backend.engine.params for backend in opened] == [{}, {}]
+
+
 @pytest.fixture
 def tasks(tmp_path):
     return write_tasks(tmp_path)
