@@ -8,6 +8,7 @@ not.
 
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,19 +37,23 @@ def write(
     """Writes `SUITE--MODEL.eval` (or .json) for each suite and model that has answers to it; returns their paths.
 
     `suites` is prompt id -> suite, `when` the date of the evaluation (ISO 8601), which Inspect wants. A sample's score
-    is 1 where the model erred; "label" says what the answer was, and an answer without a score has none.
+    is 1 where the model erred; "label" says what the answer was, and an answer without a score has none. A suite from a
+    file is called by its stem, or by all of its name where another has that stem.
     """
     from inspect_ai.log import write_eval_log
 
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    for suite in dict.fromkeys(suites.values()):
+    names = dict.fromkeys(suites.values())
+    stems = Counter(_name(Path(suite).stem) for suite in names)
+    for suite in names:
+        title = Path(suite).stem if stems[_name(Path(suite).stem)] == 1 else suite
         for model, rows in outcomes.items():
             asked = [one for one in rows if suites.get(one.answer.prompt.id) == suite]
             if asked:
                 form = "eval" if len(asked) <= MOST else "json"
-                path = directory / f"{_name(Path(suite).stem)}--{_name(model)}.{form}"
-                write_eval_log(_log(suite, model, asked, judge, when or _NO_DATE), str(path))
+                path = directory / f"{_name(title)}--{_name(model)}.{form}"
+                write_eval_log(_log(suite, title, model, asked, judge, when or _NO_DATE), str(path))
                 paths.append(path)
     return paths
 
@@ -57,7 +62,7 @@ def _name(text: str) -> str:
     return _UNSAFE.sub("-", text)
 
 
-def _log(suite: str, model: str, rows: Sequence[Outcome], judge: str, when: str):
+def _log(suite: str, title: str, model: str, rows: Sequence[Outcome], judge: str, when: str):
     from inspect_ai.log import (
         EvalConfig,
         EvalDataset,
@@ -86,8 +91,8 @@ def _log(suite: str, model: str, rows: Sequence[Outcome], judge: str, when: str)
             run_id=identity,
             task_id=identity,
             created=when,
-            task=Path(suite).stem,
-            dataset=EvalDataset(name=Path(suite).stem, samples=len(ids), sample_ids=list(ids)),
+            task=title,
+            dataset=EvalDataset(name=title, samples=len(ids), sample_ids=list(ids)),
             model=f"rational/{model}",
             config=EvalConfig(epochs=epochs),
             metadata={"judge": judge},

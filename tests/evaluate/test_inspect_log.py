@@ -1,8 +1,12 @@
 """The logs for `inspect view` read back with what was asked, answered and judged."""
 
+from pathlib import Path
+
 import pytest
 
+from rational_jax.data.schema import Prompt
 from rational_jax.evaluate import inspect_log, report
+from rational_jax.evaluate.outcomes import Answer, Outcome
 from rational_jax.evaluate.run import read_outcomes
 from rational_jax.evaluate.run import run as evaluate
 
@@ -43,6 +47,31 @@ def test_a_log_reads_back_as_it_was_judged(run_maker, tmp_path):
             if one.answer.reasoning:
                 assert sample.output.message.content[0].reasoning == one.answer.reasoning
     assert any(sample.output.stop_reason == "max_tokens" for sample in read_eval_log(str(paths[0])).samples)
+
+
+def test_suites_of_one_stem_have_logs_of_their_own(tmp_path, monkeypatch):
+    from inspect_ai import log
+
+    written = {}
+    monkeypatch.setattr(log, "write_eval_log", lambda one, path: written.setdefault(Path(path).name, one))
+    names = ("sets/v1/test.jsonl", "sets/v2/test.jsonl", "hf:a/data", "hf:b/data", "own/suite.jsonl")
+    rows = []
+    for number, _ in enumerate(names):
+        prompt = Prompt.from_json({"id": str(number), "text": "?", "label": "harmful"})
+        parts = {"text": "No.", "reasoning": None, "answer": "No.", "status": "no_reasoning", "tokens": 2}
+        answer = Answer(id=str(number), model="m", prompt=prompt, sample=0, **parts)
+        rows.append(Outcome(answer=answer, label="refusal", reason="", premise=None, agrees=None))
+    suites = {str(number): name for number, name in enumerate(names)}
+    paths = inspect_log.write(tmp_path, {"m": rows}, suites, "refusal", "")
+    assert [path.name for path in paths] == [
+        "sets-v1-test.jsonl--m.eval",
+        "sets-v2-test.jsonl--m.eval",
+        "hf-a-data--m.eval",
+        "hf-b-data--m.eval",
+        "suite--m.eval",
+    ]
+    assert [written[path.name].eval.task for path in paths] == [*names[:4], "suite"]
+    assert [written[path.name].eval.dataset.name for path in paths] == [*names[:4], "suite"]
 
 
 def test_a_long_log_is_json_and_reads_back_alike(run_maker, tmp_path, monkeypatch):
