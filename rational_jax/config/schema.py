@@ -55,7 +55,7 @@ class ModelSection(Section):
     )
     revision: Text | None = Field(None, description="branch, tag or commit on Hugging Face; null is the newest")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the model computes in")
-    attention: Text = Field("auto", description="attention kernel; auto takes the best for the platform")
+    attention: Text = Field("auto", description="attention kernel; auto takes the best for the platform, and generation none")
 
 
 class MeshSection(Section):

@@ -197,19 +197,37 @@ def attenders(
     """Attention over these segments for each window: functions of q, k and v.
 
     `implementation` is one of `IMPLEMENTATIONS`, which share one bias over all layers, or of `kernels.KERNELS`;
-    "NAME-interpreted" runs a kernel's Python on any platform, for tests.
+    "NAME-interpreted" runs a kernel's Python on any platform, for tests. A kernel raises UserError when it is called on
+    what it cannot do, which some would compute wrongly.
     """
     name, _, interpreted = implementation.partition("-")
     if name in KERNELS:
         options = dict(interpret=bool(interpreted), scale=scale, softcap=softcap)
         found = {w: on_one_device(KERNELS[name], window=w, **options) for w in set(windows)}
-        return {w: _with_segments(attend, segments_BxS) for w, attend in found.items()}
+        return {w: _with_segments(name, attend, segments_BxS, w, softcap) for w, attend in found.items()}
     attend = functools.partial(IMPLEMENTATIONS[implementation], scale=scale, softcap=softcap)
     return {w: functools.partial(attend, bias_BxSxS=attention_bias(segments_BxS, w)) for w in set(windows)}
 
 
-def _with_segments(attend: Callable, segments_BxS: jax.Array) -> Callable:
-    return lambda q, k, v: attend(q, k, v, segments_BxS)
+def _with_segments(
+    kernel: str, attend: Callable, segments_BxS: jax.Array, window: int | None, softcap: float | None
+) -> Callable:
+    def checked(q, k, v):
+        _, S, _, H = q.shape
+        if lack := KERNELS[kernel].lacks(length=S, head_dim=H, windows=(window,), softcap=softcap):
+            raise UserError(f"attention {kernel!r} cannot run this model: {lack}")
+        return attend(q, k, v, segments_BxS)
+
+    return checked
+
+
+def is_kernel(wanted: str) -> bool:
+    """Whether that is one of `kernels.KERNELS`. Raises UserError for a name that is none."""
+    if wanted.partition("-")[0] in KERNELS:
+        return True
+    if wanted != "auto" and wanted not in IMPLEMENTATIONS:
+        raise UserError(f"attention {wanted!r} is none of auto, {', '.join([*IMPLEMENTATIONS, *KERNELS])}")
+    return False
 
 
 def choose(
@@ -220,9 +238,7 @@ def choose(
     What it cannot do falls back to plain XLA, and `warn` is told why and what that costs. Raises UserError for a name
     that is none, and for a kernel that was asked for by name and cannot run the model.
     """
-    if wanted != "auto" and wanted.partition("-")[0] not in KERNELS:
-        if wanted not in IMPLEMENTATIONS:
-            raise UserError(f"attention {wanted!r} is none of auto, {', '.join([*IMPLEMENTATIONS, *KERNELS])}")
+    if not is_kernel(wanted) and wanted != "auto":
         return wanted
     names = [name for name, kernel in KERNELS.items() if kernel.platform == platform] if wanted == "auto" else [wanted]
     if not names:

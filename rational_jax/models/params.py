@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rational_jax.models import quantize
+from rational_jax.models.attention import is_kernel
 from rational_jax.models.config import DecoderConfig
 from rational_jax.models.decoder import Decoder, Execution, structure
 from rational_jax.models.layers import LoraParam
@@ -56,5 +57,7 @@ def combine(frozen: Mapping, trainable: Mapping) -> dict:
 
 
 def execution_for(platform: str, *, dtype=jnp.float32, attention: str = "auto") -> Execution:
-    """The fastest way to run on a platform (`cpu`, `gpu`, `tpu`)."""
-    return Execution(dtype=dtype, attention="xla" if attention == "auto" else attention, scan=platform != "cpu")
+    """The fastest way to generate on a platform (`cpu`, `gpu`, `tpu`). Raises UserError for an unknown `attention`."""
+    # Kernels are for the long rows of training: prompts come in buckets that are shorter than a kernel's blocks.
+    plain = is_kernel(attention) or attention == "auto"
+    return Execution(dtype=dtype, attention="xla" if plain else attention, scan=platform != "cpu")

@@ -160,6 +160,7 @@ def open_engine(config: RunConfig, model: str = BASE) -> EngineBackend:
     renderer = Renderer.configured(hub.load_tokenizer(stored.directory), config.chat)
     dtype = jnp.dtype(config.model.dtype)
     platform = jax.default_backend()
+    execution = models.execution_for(platform, dtype=dtype, attention=config.model.attention)
     # A CPU's devices are parts of one pool of threads, which one program uses better than several copies of it.
     mesh = None if platform == "cpu" else generation_mesh(decoder, jax.local_devices())
     placed = None
@@ -173,7 +174,7 @@ def open_engine(config: RunConfig, model: str = BASE) -> EngineBackend:
         slots=config.engine.slots,
         max_length=config.engine.max_length,
         steps_per_dispatch=config.engine.steps_per_dispatch,
-        execution=models.execution_for(platform, dtype=dtype, attention=config.model.attention),
+        execution=execution,
         mesh=mesh,
     )
     identity = {

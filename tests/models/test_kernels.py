@@ -95,3 +95,18 @@ def test_a_fallback_says_why_and_what_it_costs():
         choose("splash", "tpu", CONFIG, 4097)
     with pytest.raises(UserError, match="none of auto, reference, xla, splash, triton"):
         choose("flash", "tpu", CONFIG, 4096)
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "softcap", "length", "message"),
+    [
+        ("splash", None, None, 32, "sequences of 32 tokens"),
+        ("triton", 60, None, 128, "no sliding window"),
+        ("triton", None, 2.0, 128, "no soft cap"),
+    ],
+)
+def test_a_kernel_refuses_what_it_would_get_wrong(name, window, softcap, length, message):
+    attend = attenders(f"{name}-interpreted", jnp.ones((1, length), int), [window], scale=1.0, softcap=softcap)[window]
+    q, k = jnp.ones((1, length, 2, 64)), jnp.ones((1, length, 1, 64))
+    with pytest.raises(UserError, match=f"attention '{name}' cannot run this model: .*{message}"):
+        attend(q, k, k)
