@@ -356,7 +356,7 @@ def test_slots_and_heads_lie_over_a_mesh(params):
         logits = logits_of(params, req, completions[req.id])
         chosen = logits[np.arange(len(logits)), list(completions[req.id].token_ids)]
         assert (logits.max(-1) - chosen <= TIE * np.abs(logits).max()).all()
-    with pytest.raises(UserError, match="does not divide .* make it a multiple of 2"):
+    with pytest.raises(UserError, match=r"does not divide .* make it a multiple of 2"):
         make_engine(placed, slots=7, mesh=mesh)
 
 
