@@ -21,6 +21,7 @@ from rational_jax.progress import SILENT, Progress
 from rational_jax.sample import endpoint, fleet
 from rational_jax.sample.engine import Engine
 from rational_jax.sample.requests import Completion, Request
+from rational_jax.sample.sequence import begins_inside
 from rational_jax.sample.torch_model import TransformersBackend
 from rational_jax.text.chat import Renderer
 from rational_jax.text.reasoning import format_named
@@ -48,7 +49,14 @@ class EngineBackend:
     identity: dict
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        return self.engine.generate(requests)
+        requests = list(requests)
+        return self._marked(requests, self.engine.generate(requests))
+
+    def _marked(self, requests: list[Request], completions: Iterator[Completion]) -> Iterator[Completion]:
+        asked = {request.id: request for request in requests}
+        for completion in completions:
+            inside = begins_inside(self.renderer, asked[completion.id])
+            yield dataclasses.replace(completion, begins_inside=inside)
 
 
 def model_directory(config: RunConfig, model: str) -> Path:

@@ -88,6 +88,7 @@ class Completion:
 
     `text` ends before a stop string, `token_ids` with the token that completed it. `forced_at` is how many tokens had
     been sampled when the budget for reasoning ended it; the closing delimiter follows there, with log-probability 0.
+    `begins_inside` says that the text begins inside of reasoning, which the prompt opened (an endpoint does not tell).
     `logprobs` are one a token, `prompt_logprobs` one a token of the prompt, of which the first has none; beside these,
     `prompt_best` has the most probable token of each place and its own.
     """
@@ -103,6 +104,7 @@ class Completion:
     forced_at: int | None = None
     stop_token: tuple[int, float | None] | None = field(default=None, compare=False)
     token_count: int | None = None
+    begins_inside: bool = False
 
     @property
     def tokens(self) -> int:

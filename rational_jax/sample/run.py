@@ -152,7 +152,9 @@ def _row(
     completion: Completion,
     reasoning: ReasoningFormat,
 ) -> dict:
-    split = taken_apart(completion.text, completion.finish, reasoning)
+    # Where the prompt opened the reasoning, the text alone does not show that it was never closed.
+    lead = reasoning.open if completion.begins_inside else ""
+    split = taken_apart(lead + completion.text, completion.finish, reasoning)
     return {
         "id": key,
         "prompt": prompt.to_json(),

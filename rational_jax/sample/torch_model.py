@@ -65,13 +65,18 @@ class TransformersBackend:
         if tokens[-1] in ends:
             tokens, finish = tokens[:-1], STOP
         text = self.renderer.decode(tokens)
+        inside = begins_inside(self.renderer, request)
         if request.stop:
-            inside = begins_inside(self.renderer, request)
             stop, _ = find_stop(text, request.stop, self.renderer.reasoning, inside)
             if stop is not None:
                 text, finish = text[:stop], STOP
         return Completion(
-            id=request.id, text=text, token_ids=tuple(tokens), finish=finish, prompt_tokens=prompt.shape[1]
+            id=request.id,
+            text=text,
+            token_ids=tuple(tokens),
+            finish=finish,
+            prompt_tokens=prompt.shape[1],
+            begins_inside=inside,
         )
 
     def _draws(self, request: Request) -> dict[str, Any]:

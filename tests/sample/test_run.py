@@ -13,7 +13,7 @@ from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import load_suite
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
-from rational_jax.sample import Completion, derive_seed, open_engine, run
+from rational_jax.sample import Completion, Request, derive_seed, open_engine, run
 from rational_jax.sample.backends import generation_mesh
 from rational_jax.text.chat import Message
 
@@ -114,6 +114,19 @@ def test_rows_are_in_the_order_of_the_prompts_and_say_all_there_is(config):
     assert "–" in raw.decode("utf-8")
     manifest = read_stage(f"{config.run}/sample/base", verb="sample")
     assert manifest["figures"] == {"answers": 8, "tokens": 68, "status": {"ok": 7, "truncated_reasoning": 1}}
+
+
+def test_reasoning_that_the_template_opened_and_nobody_closed_is_no_answer(config):
+    """Whether it was cut off or the model ended its turn there."""
+
+    class Inside(Scripted):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield dataclasses.replace(completion, text="\nShould I?", begins_inside=True)
+
+    sample(config, Inside())
+    found = {(row["reasoning"], row["answer"], row["status"], row["text"]) for row in answers(config)[0]}
+    assert found == {("Should I?", "", "truncated_reasoning", "\nShould I?")}
 
 
 def test_half_of_a_pair_of_surrogates_is_kept_as_it_came(config):
@@ -235,8 +248,13 @@ def test_the_micro_model_opens_and_says_what_it_is(tmp_path):
     assert backend.identity["model"] == hub.identity(hub.resolve("micro"))
     assert (backend.identity["slots"], backend.identity["max_length"], backend.identity["dtype"]) == (2, 64, "float32")
     json.dumps(backend.identity)
-    prompt = backend.renderer.prompt([Message(role="user", content="Hello")])
-    assert 1 < len(prompt) < 64
+    hello = Message(role="user", content="Hello")
+    assert 1 < len(backend.renderer.prompt([hello])) < 64
+    asked = [
+        Request(id="0", messages=(hello,), max_new_tokens=1),
+        Request(id="1", messages=(hello, Message(role="assistant", content="<think>")), max_new_tokens=1),
+    ]
+    assert {done.id: done.begins_inside for done in backend.generate(asked)} == {"0": False, "1": True}
     assert {leaf.dtype.name for leaf in jax.tree.leaves(backend.engine.params)} == {"float32"}
     too_long = config.engine.model_copy(update={"max_length": 10**6})
     with pytest.raises(UserError, match=r"engine.max_length=1000000 exceeds"):
