@@ -188,7 +188,10 @@ class EndpointBackend:
         if ended not in (STOP, LENGTH, FILTERED):
             raise self._failed(request, f"it ended with finish_reason {ended!r}, so there is no whole answer", reply)
         if thought:
+            begun = not text.strip() and ended != STOP
             text = self._reasoning.join(thought, text)
+            if begun:  # cut off in its reasoning, which nobody closed
+                text = text.rstrip().removesuffix(self._reasoning.close).rstrip()
         stop, _ = find_stop(text, request.stop, self._reasoning, inside=not self._reasoning.open)
         return Completion(
             id=request.id,

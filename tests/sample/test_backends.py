@@ -16,6 +16,7 @@ from rational_jax.errors import UserError
 from rational_jax.manifest import read_stage
 from rational_jax.sample import Request, deciding, model_identity, open_backend
 from rational_jax.sample.endpoint import EndpointBackend, Pace
+from rational_jax.sample.requests import taken_apart
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import PLAIN, THINK
 
@@ -142,16 +143,21 @@ def test_reasoning_that_comes_apart_is_put_back_and_stops_act_on_the_answer(serv
     replies = {
         "apart": said("the STOP answer", message={"reasoning_content": "a STOP"}),
         "newer": said("fine", message={"reasoning": "thought"}, finish_reason="length"),
+        "cut": said(None, message={"reasoning": "thought\n\nso far"}, finish_reason="length"),
         "inline": said("<think>\nSTOP\n</think>\n\nyes STOP no"),
         "scored": said("ab", logprobs={"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -1}]}),
     }
     server = serve(lambda number, body: (200, replies[body["messages"][-1]["content"]]))
-    asked = [request(name, stop=("STOP",)) for name in ("apart", "newer", "inline")]
+    asked = [request(name, stop=("STOP",)) for name in ("apart", "newer", "cut", "inline")]
     got = answers(backend(server), *asked, request("scored", logprobs=True))
     assert got["apart"].text == "<think>\na STOP\n</think>\n\nthe "
     assert (got["newer"].text, got["newer"].finish) == ("<think>\nthought\n</think>\n\nfine", "length")
+    assert (got["cut"].text, got["cut"].finish) == ("<think>\nthought\n\nso far", "length")
+    assert taken_apart(got["cut"].text, got["cut"].finish, THINK).status == "truncated_reasoning"
     assert (got["inline"].text, got["inline"].finish) == ("<think>\nSTOP\n</think>\n\nyes ", "stop")
     assert got["scored"].logprobs == (-0.5, -1.0)
+    cut = serve(lambda number, body: (200, replies["cut"]))
+    assert answers(backend(cut, form=PLAIN), request())["x"].text == "thought\nso far"
     plain = serve(lambda number, body: (200, said("STOP thought\n\nanswer STOP")))
     assert answers(backend(plain, form=PLAIN), request(stop=("STOP",)))["x"].text == "STOP thought\n\nanswer "
 
