@@ -68,9 +68,17 @@ def write_missing(config: RunConfig, progress: Progress, open_backend: OpenBacke
 
 
 def helper(config: RunConfig) -> RunConfig:
-    """A configuration whose base model is that of `evaluate.judge_model`, as backends are opened."""
+    """A configuration whose base model is that of `evaluate.judge_model`, as backends are opened.
+
+    Other processes of the job read and check it, so the verbs' answers, which it is not asked for, fit its context.
+    """
     section = config.evaluate.judge_model
     model = {"name": section.name, "revision": section.revision, "dtype": section.dtype}
     engine = {key: getattr(section, key) for key in EngineSection.model_fields}
     engine["endpoint_model"] = section.endpoint_model or section.name
-    return config.model_copy(update={"model": config.model.model_copy(update=model), "engine": EngineSection(**engine)})
+    update = {"model": config.model.model_copy(update=model), "engine": EngineSection(**engine)}
+    for verb in ("curate", "sample"):
+        asked = getattr(config, verb)
+        most = min(asked.max_new_tokens, section.max_length)
+        update[verb] = asked.model_copy(update={"max_new_tokens": most})
+    return config.model_copy(update=update)

@@ -11,10 +11,11 @@ from tiny import save_readable
 from together import ended, start
 
 from rational_jax import sample
-from rational_jax.config import load_config
+from rational_jax.config import RunConfig, load_config
 from rational_jax.data import read_prompts
 from rational_jax.sample import Request
 from rational_jax.sample.fleet import deal
+from rational_jax.sample.rewrites import helper
 from rational_jax.text.chat import Message
 
 PROMPTS, SAMPLES = 24, 2
@@ -113,3 +114,10 @@ def test_every_request_falls_to_one_process(seed):
     prompts = [{(r.messages, r.max_new_tokens) for r in share} for share in dealt]
     assert sum(map(len, prompts)) == len(set().union(*prompts))
     assert max(map(len, prompts)) - min(map(len, prompts)) <= 1
+
+
+def test_the_judges_configuration_is_one_that_other_processes_take():
+    """Its context may be shorter than the answers that it judges."""
+    changes = ["engine.max_length=4096", "sample.max_new_tokens=2048", "curate.max_new_tokens=2048"]
+    config = helper(load_config(None, [*changes, "evaluate.judge_model={name: some/judge, max_length: 1024}"]))
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
