@@ -119,7 +119,10 @@ class Chat:
             self._print("(stopped by the provider's content filter)\n", "dim")
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self._console.print(plain(text), style=style, end="", markup=False, soft_wrap=True)
+        if self._console.is_terminal:
+            self._console.print(plain(text), style=style, end="", markup=False, emoji=False, soft_wrap=True)
+        else:  # the console would make blanks of tabs
+            self._console.file.write(plain(text))
         self._console.file.flush()
 
 

@@ -57,6 +57,17 @@ def test_what_the_model_writes_cannot_reach_the_terminals_controls(chat):
     assert written() == "It is mild.\n\nSure, here.\n"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_no_control_comes_out_as_it_was_written(terminal):
+    """Also what would be an emoji's name or a style to the library that draws."""
+    text, file = "x[:100:2] = y[bold]:smile:", io.StringIO()
+    if not terminal:
+        text += "\n\tif x:"
+    talk = Conversation(Echo(text), THINK, Decoding(max_new_tokens=9))
+    Chat(talk, Console(file=file, highlight=False, force_terminal=terminal, width=80)).enter("hello")
+    assert file.getvalue() == text + "\n"
+
+
 def test_reasoning_is_folded_and_shown_on_demand(chat):
     chat, _, written = chat()
     chat.enter("/fold")
