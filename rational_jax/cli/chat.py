@@ -96,6 +96,12 @@ class Chat:
                 raise UserError(f"there is no command /{name}; /help lists them")
 
     def answer(self, text: str) -> None:
+        """Asks, writes the answer while it comes, and says where it was stopped."""
+        self.write(text)
+        more = "/set max_new_tokens=..., or engine.max_length=... at the start,"
+        self._print(_stopped(self.conversation, more), "dim")
+
+    def write(self, text: str) -> None:
         """Asks, and writes the answer while it comes."""
         before, count = "", 0
         for name, piece in self.conversation.say(text):
@@ -112,11 +118,6 @@ class Chat:
                 self._print(piece)
             before = name
         self._print("\n")
-        if self.conversation.last.status.startswith("truncated"):
-            more = "/set max_new_tokens=..., or engine.max_length=... at the start,"
-            self._print(f"(cut off: {more} allows more)\n", "dim")
-        elif self.conversation.last.status == "content_filter":
-            self._print("(stopped by the provider's content filter)\n", "dim")
 
     def _print(self, text: str, style: str | None = None) -> None:
         if self._console.is_terminal:
@@ -127,12 +128,23 @@ class Chat:
 
 
 def converse(conversation: Conversation, prompt: str | None) -> None:
-    """Answers one prompt ("-": what standard input says), or, for None, all that is asked at the terminal."""
+    """Answers one prompt ("-": what standard input says), or, for None, all that is asked at the terminal.
+
+    The answer to one prompt stands alone on standard output; on standard error is said that it was cut off.
+    """
     chat = Chat(conversation)
     if prompt is None:
         chat.run()
-    else:
-        chat.answer(sys.stdin.read() if prompt == "-" else prompt)
+        return
+    chat.write(sys.stdin.read() if prompt == "-" else prompt)
+    sys.stderr.write(_stopped(conversation, "sample.max_new_tokens=N, and engine.max_length=N where it does not fit,"))
+
+
+def _stopped(talk: Conversation, more: str) -> str:
+    """What is to be said of an answer that did not end by itself; `more` is what allows a longer one."""
+    if talk.last.status.startswith("truncated"):
+        return f"(cut off: {more} allows more)\n"
+    return "(stopped by the provider's content filter)\n" if talk.last.status == "content_filter" else ""
 
 
 def _settings(talk: Conversation, text: str) -> Iterator[tuple[str, float | int | None]]:

@@ -140,3 +140,12 @@ def test_one_prompt_may_come_from_standard_input(monkeypatch, capsys):
     converse(Conversation(backend, THINK, Decoding(max_new_tokens=9)), "-")
     assert backend.asked[0].messages[-1].content == "from a pipe"
     assert capsys.readouterr().out == "Sure.\n"
+
+
+@pytest.mark.parametrize(
+    ("finish", "said"), [("length", "(cut off: sample.max_new_tokens=N"), ("content_filter", "filter"), ("stop", "")]
+)
+def test_what_is_to_be_said_of_the_answer_to_one_prompt_is_no_part_of_it(finish, said, capsys):
+    converse(Conversation(Echo("Su", finish=finish), THINK, Decoding(max_new_tokens=9)), "hello")
+    out, err = capsys.readouterr()
+    assert out == "Su\n" and said in err and bool(err) == bool(said) and "/set" not in err
