@@ -207,12 +207,14 @@ class EndpointBackend:
         if self._key:
             # Some servers repeat the key that they refuse. Cut first, a part of it would be left.
             problem = problem.replace(self._key, "***")
-        hint = "rerun to go on with what is missing"
-        if reply is not None and reply.status_code in (401, 403):
+        hint, status = "rerun to go on with what is missing", None if reply is None else reply.status_code
+        if status in _REJECTED:
+            hint = f"it would be refused again: shorten the prompt {request.id!r} or leave it out"
+        elif status in (401, 403):
             hint = f"put a valid key into the environment variable {self._settings.api_key_env}"
         problem = " ".join(problem[:_SHOWN].split())
         message = f"request {request.id!r}: {self._url} gave no answer: {problem}; {hint}"
-        if reply is not None and reply.status_code in _REJECTED:
+        if status in _REJECTED:
             return Rejected(message, request=request.id, problem=problem)
         return UserError(message)
 

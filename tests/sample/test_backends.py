@@ -191,7 +191,7 @@ def test_what_will_not_pass_is_not_tried_again_and_the_key_is_in_no_message(serv
     caplog.set_level(logging.DEBUG)
     cases = {
         401: ({"error": f"incorrect key {KEY}"}, "into the environment variable MY_KEY"),
-        400: ({"error": "too\nlong"}, "HTTP 400: .*too.*long"),
+        400: ({"error": "too\nlong"}, "HTTP 400: .*too.*long.*; .* shorten the prompt 'x' or leave it out"),
         200: ("<html>a proxy</html>", "what came is no chat completion: <html>a proxy"),
     }
     for status, (content, message) in cases.items():
