@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 import threading
 import time
 
@@ -188,6 +189,25 @@ def test_what_never_fits_is_refused_before_anything_is_made_of_it(running):
 def test_no_key_lets_nobody_in_from_outside(key):
     with pytest.raises(UserError, match="set an API key"):
         serve(RunConfig(), "base", host="0.0.0.0", api_key=key)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_port_in_use_is_said_before_a_model_is_opened(host, monkeypatch):
+    monkeypatch.setattr("rational_jax.sample.serve.open_engine", lambda *_: pytest.fail("opened for nothing"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}: .*; choose another"):
+            serve(RunConfig(), "base", host=host, port=port)
+    with pytest.raises(UserError, match=r"--host 192\.0\.2\.1"):  # an address of nobody's
+        serve(RunConfig(), "base", host="192.0.2.1", port=port, api_key="x")
+
+
+def test_the_port_is_free_again_where_the_model_cannot_be_opened():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    with pytest.raises(UserError, match="no/where"):
+        serve(RunConfig(), "./no/where", port=port)
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_a_queue_that_is_full_says_so(micro):
