@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -47,9 +48,6 @@ class Chat:
             except (EOFError, KeyboardInterrupt):
                 self._print("\n")
                 return
-            except UnicodeDecodeError:
-                self._print("error: this line is not UTF-8 text\n", "red")
-                continue
             if line in ("/quit", "/exit"):
                 return
             try:
@@ -60,7 +58,11 @@ class Chat:
                 self._print("\n(stopped; this question and its answer are forgotten)\n", "dim")
 
     def enter(self, line: str) -> None:
-        """One line of the user's: a command or something to answer. Raises UserError for a command that is wrong."""
+        """One line of the user's: a command or something to answer.
+
+        Raises UserError for a command that is wrong, and a line that is not UTF-8 text.
+        """
+        _check_text(line, "this line")
         if not line.startswith("/"):
             if line:
                 self.answer(line)
@@ -131,13 +133,27 @@ def converse(conversation: Conversation, prompt: str | None) -> None:
     """Answers one prompt ("-": what standard input says), or, for None, all that is asked at the terminal.
 
     The answer to one prompt stands alone on standard output; on standard error is said that it was cut off.
+    Raises UserError where the prompt is not UTF-8 text, or cannot be answered.
     """
     chat = Chat(conversation)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is no text in a line is found when it is looked at: failing to read it would take others with it.
+        sys.stdin.reconfigure(errors="surrogateescape")
     if prompt is None:
         chat.run()
         return
-    chat.write(sys.stdin.read() if prompt == "-" else prompt)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    _check_text(text, "standard input" if prompt == "-" else "--prompt")
+    chat.write(text)
     sys.stderr.write(_stopped(conversation, "sample.max_new_tokens=N, and engine.max_length=N where it does not fit,"))
+
+
+def _check_text(text: str, what: str) -> None:
+    """Raises UserError where there are bytes in the text that are none in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{what} is not UTF-8 text; convert it, as iconv does") from None
 
 
 def _stopped(talk: Conversation, more: str) -> str:

@@ -149,3 +149,21 @@ def test_what_is_to_be_said_of_the_answer_to_one_prompt_is_no_part_of_it(finish,
     converse(Conversation(Echo("Su", finish=finish), THINK, Decoding(max_new_tokens=9)), "hello")
     out, err = capsys.readouterr()
     assert out == "Su\n" and said in err and bool(err) == bool(said) and "/set" not in err
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_input_that_is_not_utf8_is_refused_and_a_conversation_goes_on(errors, monkeypatch, capsys):
+    def stdin(raw):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw), "utf-8", errors))
+
+    backend = Echo("Sure.")
+    talk = Conversation(backend, THINK, Decoding(max_new_tokens=9))
+    stdin(b"caf\xe9")
+    with pytest.raises(UserError, match="standard input is not UTF-8"):
+        converse(talk, "-")
+    with pytest.raises(UserError, match="--prompt is not UTF-8"):
+        converse(talk, "caf\udce9")
+    stdin(b"caf\xe9\n/system caf\xe9\nhello\n")
+    converse(talk, None)
+    assert [request.messages[-1].content for request in backend.asked] == ["hello"] and not talk.system
+    assert capsys.readouterr().out.count("this line is not UTF-8") == 2
