@@ -164,7 +164,8 @@ class Server:
         copies = body.n or 1
 
         def echoed(number: int) -> str:
-            return self.renderer.tokenizer.decode(prompts[number // copies]) if body.echo else ""
+            asked = body.prompts[number // copies] if body.echo else ""
+            return asked if isinstance(asked, str) else self.renderer.tokenizer.decode(asked)
 
         def choice(number: int, done: Completion) -> dict:
             if body.max_tokens == 0:
@@ -173,8 +174,10 @@ class Server:
             shown = {"index": number, "text": echoed(number) + done.text, "finish_reason": done.finish}
             if body.logprobs is None:
                 return shown | {"logprobs": None}
-            offset = 0 if scored else len(echoed(number))
-            return shown | {"logprobs": wire.text_logprobs(self.renderer, done, prompts[number // copies], offset)}
+            prompt, offset = prompts[number // copies], len(echoed(number))
+            if scored:  # its tokens end where the echo ends, and may begin before it: with one that stands for no text
+                offset -= len(self.renderer.tokenizer.decode(prompt))
+            return shown | {"logprobs": wire.text_logprobs(self.renderer, done, prompt, offset)}
 
         def piece(number: int, text: str, finish: str | None) -> dict:
             return {"index": number, "text": text, "finish_reason": finish, "logprobs": None}
@@ -239,7 +242,8 @@ class Server:
         choices, count, event = {}, 0, first
         while event is not None:
             choices[int(event.id)] = choice(int(event.id), event)
-            count += event.tokens
+            # Where none is wanted, one is sampled all the same, and not told.
+            count += 0 if body.max_tokens == 0 else event.tokens
             event = await anext(events, None)
         ordered = [choices[number] for number in range(len(requests))]
         return JSONResponse(head | {"object": kind, "choices": ordered, "usage": wire.usage(prompt_count, count)})

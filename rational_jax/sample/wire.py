@@ -202,7 +202,7 @@ def text_logprobs(renderer: Renderer, completion: Completion, prompt_ids: Sequen
     for token, value, other in zip(ids, values, best, strict=True):
         text = renderer.tokenizer.decode([token])
         tokens.append(text)
-        offsets.append(offset)
+        offsets.append(max(offset, 0))
         offset += len(text)
         top = {} if other is None else {renderer.tokenizer.decode([other[0]]): other[1]}
         tops.append(None if value is None else {text: value} | top)

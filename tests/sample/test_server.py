@@ -121,6 +121,15 @@ def test_text_completions_of_several_prompts_with_echo_and_log_probabilities(mic
             )
         text = renderer.tokenizer.decode(prompt)
         assert choice["text"].startswith(text)
+    # What is only scored has no tokens of its own, and a text comes back as it was sent.
+    asked = {"model": "micro", "prompt": "How are you?", "max_tokens": 0, "echo": True, "logprobs": 1}
+    scored = post(running[0], "/v1/completions", asked).json()
+    (choice,) = scored["choices"]
+    assert choice["text"] == "How are you?" and scored["usage"]["completion_tokens"] == 0
+    said = choice["logprobs"]
+    assert said["text_offset"][0] == 0 and len(said["text_offset"]) > 2
+    for text, offset in zip(said["tokens"][1:], said["text_offset"][1:], strict=True):
+        assert choice["text"][offset:].startswith(text)
     # A prompt as text is what /tokenize makes of it, and back.
     tokens = post(running[0], "/tokenize", {"prompt": "How are you?"}).json()["tokens"]
     by_text = {"model": "micro", "prompt": "How are you?", "max_tokens": 5, "temperature": 0}
