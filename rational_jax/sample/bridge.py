@@ -140,7 +140,7 @@ class Bridge:
     def _on_tokens(self, generated: Generated) -> None:
         listener = self._listeners.get(generated.request.id)
         if listener and listener[2]:
-            event = Tokens(generated.request.id, tuple(generated.tokens), tuple(generated.logprobs))
+            event = Tokens(generated.request.id, tuple(generated.tokens))
             self._deliver(event.id, event)
 
     def _deliver(self, name: str, event: Completion | Tokens | Exception, last: bool = False) -> None:

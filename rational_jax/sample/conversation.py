@@ -84,7 +84,7 @@ def _events(backend: EngineBackend, request: Request) -> Iterator[Tokens | Compl
     while session.busy:
         yield from session.step()
         for generated in grown:
-            yield Tokens(request.id, tuple(generated.tokens), ())
+            yield Tokens(request.id, tuple(generated.tokens))
         grown.clear()
 
 

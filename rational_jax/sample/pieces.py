@@ -13,7 +13,6 @@ class Tokens(NamedTuple):
 
     id: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
 
 
 class Pieces:

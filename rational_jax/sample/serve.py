@@ -12,7 +12,6 @@ from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import named, open_engine
 
-DRAIN_SECONDS = 600
 _NOT_THERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -39,7 +38,7 @@ def serve(
     try:
         import uvicorn
 
-        from rational_jax.sample.server import Server, ServerOptions
+        from rational_jax.sample.server import DRAIN_SECONDS, Server, ServerOptions
     except ImportError as error:
         raise UserError(f"serving needs {error.name}: pip install 'rational_jax[serve]'") from error
     if not api_key and not _is_loopback(host):

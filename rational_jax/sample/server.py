@@ -31,6 +31,9 @@ from rational_jax.sample.sequence import begins_inside, prompt_tokens
 from rational_jax.sample.wire import ApiError
 from rational_jax.text.chat import Renderer
 
+DRAIN_SECONDS = 600
+"""How long a server that is told to stop answers what was asked before."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerOptions:
@@ -77,7 +80,7 @@ class Server:
         self.bridge.start()
         yield
         self.bridge.close()
-        self.bridge.join(600)
+        self.bridge.join(DRAIN_SECONDS)
 
     def _guarded(self, handler):
         """The handler behind the key."""

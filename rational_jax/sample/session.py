@@ -85,11 +85,6 @@ class Session:
         """Slots that hold nothing."""
         return len(self._free)
 
-    @property
-    def waiting(self) -> int:
-        """Requests that have no slot yet."""
-        return len(self._queue)
-
     def add(self, requests: Iterable[Request]) -> None:
         """Puts requests at the end of the queue. Raises UserError naming the one that cannot be answered.
 

@@ -21,7 +21,7 @@ class Characters:
 def told(text: str, cuts: list[int], form=THINK, lead="", stops=()) -> list[tuple[str, str]]:
     """All pieces, the text having grown to these lengths one after the other."""
     writer, ids = Pieces(Characters(form), stops, lead), tuple(map(ord, text))
-    pieces = [piece for cut in cuts for piece in writer.more(Tokens("0", ids[:cut], ()))]
+    pieces = [piece for cut in cuts for piece in writer.more(Tokens("0", ids[:cut]))]
     done = Completion(id="0", text=text, token_ids=ids, finish="stop", prompt_tokens=1)
     return pieces + writer.more(done)
 
