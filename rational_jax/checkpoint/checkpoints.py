@@ -51,9 +51,12 @@ class Checkpoints:
         whose metadata have the least `keep_best` among their `metrics`.
 
         A writer has removed what an earlier process left unfinished before its first save; a reader touches nothing,
-        so it may look at a run that is being trained. Raises UserError for a reader where there is no such directory.
+        so it may look at a run that is being trained. Raises UserError for a reader where there is no such directory,
+        and for a name with "[", which Orbax takes for a pattern and saves nothing that can be read.
         """
         self.directory = Path(directory).absolute()
+        if "[" in str(self.directory):
+            raise UserError(f"{self.directory}: checkpoints cannot be in a folder with '[' in its name; choose another")
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory}: there are no checkpoints")
         self._read_only = read_only
@@ -154,8 +157,8 @@ class Checkpoints:
         Raises UserError as `restore` does.
         """
         self._check(step)
-        where = self.directory / str(step) / _STATE
-        stored = {"driver": "ocdbt", "base": f"file://{where}/", "path": f"{name}/"}
+        where = {"driver": "file", "path": f"{self.directory / str(step) / _STATE}/"}  # no URL, which wants escapes
+        stored = {"driver": "ocdbt", "base": where, "path": f"{name}/"}
         return tensorstore.open({"driver": "zarr", "kvstore": stored}, open=True, read=True).result()
 
     def close(self) -> None:
@@ -201,8 +204,9 @@ class _Kept:
     def __init__(self, directory: Path, last: int, every: int | None, best: str | None):
         self._last, self._every, self._best = last, every, best
         self._values: dict[int, float] = {}
-        for file in directory.glob(f"[0-9]*/{_METADATA}/metadata") if best else ():
-            self.note(int(file.parts[-3]), json.loads(file.read_bytes()))
+        for file in directory.glob(f"*/{_METADATA}/metadata") if best else ():
+            if file.parts[-3].isdigit():  # and no save that was cut off
+                self.note(int(file.parts[-3]), json.loads(file.read_bytes()))
 
     def note(self, step: int, metadata: dict[str, Any]) -> None:
         """Remembers how good a step is, if its metadata say so."""

@@ -206,3 +206,19 @@ def test_keeps_the_last_every_so_many_and_the_best(tmp_path):
     assert save(range(1, 7), [3.0, 1.0, 2.0, None, 4.0, None]) == [2, 4, 5, 6]
     # Another process knows what was the best before it.
     assert save(range(7, 10), [1.5, None, 0.5]) == [4, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["llama#2", "50% of a?b", "a%20b"])
+def test_arrays_are_opened_in_folders_of_any_name(tmp_path, name):
+    # What the name would be if it were taken for a URL: the wrong folder.
+    for folder, value in ((name, 1.0), (name.replace("%20", " "), 2.0)):
+        if not (tmp_path / folder).exists():
+            with Checkpoints(tmp_path / folder) as checkpoints:
+                checkpoints.save(1, {"x": jnp.full(3, value)}, {})
+    with Checkpoints(tmp_path / name, read_only=True) as checkpoints:
+        assert checkpoints.opened(1, "x").read().result().tolist() == [1.0] * 3
+
+
+def test_a_folder_that_orbax_takes_for_a_pattern_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"'\['"):
+        Checkpoints(tmp_path / "runs [x]")

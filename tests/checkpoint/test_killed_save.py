@@ -48,18 +48,20 @@ def scenario(directory, pattern):
         write_list(self)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with Checkpoints(directory, keep=1) as checkpoints:
+    options = {"keep": 1, "keep_best": "loss"}
+    metadata = lambda step: {"metrics": {"loss": -step}}
+    with Checkpoints(directory, **options) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, state(step), {"step": step})
+            checkpoints.save(step, state(step), metadata(step))
             checkpoints.wait()
         third = state(3)
         if pattern is None:
             checkpoints.close()
             Checkpoints._write_list = write_and_die
-            checkpoints = Checkpoints(directory, keep=1)
+            checkpoints = Checkpoints(directory, **options)
         else:
             threading.Thread(target=watch, daemon=True).start()
-        checkpoints.save(3, third, {"step": 3})
+        checkpoints.save(3, third, metadata(3))
         checkpoints.wait()
 
 root = Path(sys.argv[1])
@@ -96,13 +98,13 @@ def killed(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("number", range(len(PHASES)), ids=list(PHASES))
 def test_continues_from_a_complete_step(killed, number):
     directory = killed / str(number)
-    with Checkpoints(directory, keep=1) as checkpoints:
+    with Checkpoints(directory, keep=1, keep_best="loss") as checkpoints:
         latest = checkpoints.latest()
         # The name is the last thing that a step gets, so only the last phase may show the new one.
         assert latest == (3 if number == len(PHASES) - 1 else 2)
-        assert checkpoints.metadata(latest) == {"step": latest}
+        assert checkpoints.metadata(latest) == {"metrics": {"loss": -latest}}
         state = checkpoints.restore(latest, checkpoints.abstract(latest))
         np.testing.assert_array_equal(state["x"], np.random.default_rng(latest).random(1 << 20, np.float32))
-        checkpoints.save(4, state, {"step": 4})
+        checkpoints.save(4, state, {"metrics": {"loss": -4}})
         assert checkpoints.latest() == 4
     assert [d.name for d in directory.iterdir()] == ["4"]
