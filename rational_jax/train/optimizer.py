@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rational_jax.config import TrainSection
@@ -26,22 +27,40 @@ def learning_rate_schedule(section: TrainSection) -> optax.Schedule:
 
 
 def make_optimizer(section: TrainSection) -> optax.GradientTransformation:
-    """Global-norm clipping, then any optimizer of optax by name, with decay on matrices only."""
-    factory = getattr(optax, section.optimizer, None)
-    if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
-        raise UserError(f"train.optimizer={section.optimizer!r} is no optimizer of optax; adamw, lion and sgd are")
-    accepted = inspect.signature(factory).parameters
-    offered = {
-        "b1": section.beta1,
-        "b2": section.beta2,
-        "weight_decay": section.weight_decay,
-        "mask": matrices,
-    }
-    options = {name: value for name, value in offered.items() if name in accepted}
-    optimizer = factory(learning_rate_schedule(section), **options)
+    """Global-norm clipping, then an optimizer of optax by name, with decay on matrices only.
+
+    Raises UserError for what is none, and for one that cannot do what the settings ask for.
+    """
+    name = section.optimizer
+    factory = None if name.startswith("_") else getattr(optax, name, None)
+    try:
+        accepted = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        accepted = {}
+    if "learning_rate" not in accepted:
+        raise UserError(f"train.optimizer={name!r} is no optimizer of optax; adamw, lion and sgd are")
+    masks = {"mask", "weight_decay_mask"} & set(accepted)
+    if section.weight_decay and not (masks and "weight_decay" in accepted):
+        raise UserError(
+            f"train.optimizer={name!r} has no decay for matrices alone: set train.weight_decay=0, or take adamw"
+        )
+    offered = {"b1": section.beta1, "b2": section.beta2, "weight_decay": section.weight_decay}
+    options = {key: value for key, value in offered.items() if key in accepted} | dict.fromkeys(masks, matrices)
+    rate = learning_rate_schedule(section)
+    # Some take no schedule, others want the loss itself; they say so when they are made or used, each in its own way.
+    try:
+        optimizer = factory(rate, **options)
+        jax.eval_shape(lambda x: optimizer.update(x, optimizer.init(x), x), {"matrix": jnp.zeros((2, 2))})
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(f"train.optimizer={name!r} cannot be used with a schedule and gradients alone") from error
     return optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)
 
 
 def matrices(params: dict) -> dict:
-    """True for what weight decay acts on: matrices, not the norms' vectors (which carry a leading layer axis)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: not any("norm" in str(key) for key in path), params)
+    """True for what weight decay acts on: matrices, not norms and biases (vectors that carry a leading layer axis)."""
+
+    def is_matrix(path: tuple, _: object) -> bool:
+        names = [key.key for key in path]
+        return names[-1] != "bias" and not any("norm" in name for name in names)
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)

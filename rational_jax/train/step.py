@@ -24,16 +24,26 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
-def init_state(trainable: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A state at step zero; the optimizer's moments lie where their parameters lie, the rest is replicated."""
+def optimizer_shardings(trainable: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """Where the optimizer's state lies: what is of a parameter's shape as that parameter does, the rest everywhere.
+
+    `trainable` are arrays, or their shapes with shardings.
+    """
     replicated = NamedSharding(mesh, PartitionSpec())
-    placed = optax.tree.map_params(
+    return optax.tree.map_params(
         optimizer,
-        lambda _, parameter: parameter.sharding,
+        # Some keep less of a parameter than one number for each of its own, such as sums of rows and columns.
+        lambda leaf, parameter: parameter.sharding if leaf.shape == parameter.shape else replicated,
         jax.eval_shape(optimizer.init, trainable),
         trainable,
         transform_non_params=lambda _: replicated,
     )
+
+
+def init_state(trainable: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A state at step zero, the optimizer's part of it where `optimizer_shardings` says."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    placed = optimizer_shardings(trainable, optimizer, mesh)
     # Made under jit, where all processes of a mesh agree without asking each other.
     start = jax.jit(lambda x: (optimizer.init(x), jnp.zeros((), jnp.int32)), out_shardings=(placed, replicated))
     return TrainState(trainable, *start(trainable))
