@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import jax
@@ -56,24 +57,41 @@ class Watcher:
     look: Callable[[int, TrainState], dict[str, float]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Trace:
-    """A profiler trace of the steps from `first` to `last` (from 1, both included), in `directory`."""
+    """A profiler trace of the steps from `first` to `last` (from 1, both included), in `directory`.
+
+    Leaving it as a context writes what a run that ended early has of it.
+    """
 
     first: int
     last: int
     directory: str
+    running: bool = dataclasses.field(default=False, init=False)
 
     def before(self, step: int) -> None:
         """Called before each step."""
         if step == self.first:
             jax.profiler.start_trace(self.directory)
+            self.running = True
 
     def after(self, step: int, values: dict[str, jax.Array]) -> None:
         """Called after each step was begun, with what it computes."""
         if step == self.last:
             jax.block_until_ready(values)
+            self.stop()
+
+    def stop(self) -> None:
+        """Writes the trace, if it is running."""
+        if self.running:
+            self.running = False
             jax.profiler.stop_trace()
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def fit(
@@ -105,13 +123,14 @@ def fit(
     Raises UserError where a loss is not finite, naming the step and the batch: the last checkpoint before it stands.
     Raises Preempted after a SIGTERM, once the state is saved.
     """
-    start = int(state.step)
+    start = step = int(state.step)
     speed = speed or Speed(chips=mesh.size)
-    pending = None  # the metrics of the step before, still on the device
+    preempted, pending = False, None  # the metrics of the step before, still on the device
     clock, since = Clock(), time.perf_counter()  # when the last metrics came, or a checkpoint was handed over
     with (
         progress.task(description, total=steps, unit="steps", done=start) as task,
         Preemption() as preemption,
+        trace or nullcontext(),
         Feed(batch_at, start, steps) as feed,
     ):
 
@@ -160,7 +179,7 @@ def fit(
                     seen |= watcher.look(step, state)
                 clock.book(WATCH, time.perf_counter() - began)
                 since += time.perf_counter() - began  # it is no time of the step
-            preempted = preemption.is_due(step) and step < steps
+            preempted = preemption.is_due()
             if seen or preempted or step == steps or (save_every and step % save_every == 0):
                 settle(pending, seen)  # a state whose loss was not finite is never saved
                 pending = None
@@ -169,10 +188,11 @@ def fit(
                     checkpoints.save(step, state._asdict(), (metadata or {}) | {"metrics": seen})
                 since = time.perf_counter()
             if preempted:
-                if checkpoints:
-                    checkpoints.wait()
-                raise Preempted(f"{description}: stopped by the system after step {step}, which is saved")
+                break
         if checkpoints:
             with clock.spent_on(CHECKPOINT):
                 checkpoints.wait()
+        # The notice may have come during the last save: the verb that called has more to do, and no time for it.
+        if preempted or preemption.is_due():
+            raise Preempted(f"{description}: stopped by the system after step {step}, which is saved")
     return state

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 
 import jax
 from jax.experimental import multihost_utils
+
+# JAX agrees on the number after the largest that any process has asked with. It has to grow beyond the steps of one
+# arm, or a notice between two arms would wait for a step that the second does not have.
+_asked = itertools.count(1)
 
 
 class Preemption:
@@ -23,9 +28,11 @@ class Preemption:
         alone = jax.process_count() == 1
         self._ours = alone and threading.current_thread() is threading.main_thread()
 
-    def is_due(self, step: int) -> bool:
-        """Whether to save and end now, after that step; the same in all processes."""
-        return self._noticed if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+    def is_due(self) -> bool:
+        """Whether to save and end now; the same in all processes."""
+        if jax.process_count() == 1:
+            return self._noticed
+        return multihost_utils.reached_preemption_sync_point(next(_asked))
 
     def __enter__(self) -> Preemption:
         if self._ours:

@@ -14,6 +14,7 @@ from rational_jax import models, parallel, train
 from rational_jax.checkpoint import Checkpoints
 from rational_jax.config import TrainSection
 from rational_jax.errors import Preempted, UserError
+from rational_jax.train import preemption
 from rational_jax.train.loop import Trace, Watcher, fit
 from rational_jax.train.meter import Speed, peak_flops
 from rational_jax.train.metrics import MetricsLog
@@ -179,6 +180,52 @@ def test_a_preempted_run_saves_and_goes_on_to_the_same_end(config, params, batch
         state = type(state)(**checkpoints.restore(2, state._asdict()))
         state = fit(compiled, state, frozen, batches.batch, **options)
     assert largest_difference(straight.trainable, state.trainable) == 0
+
+
+@pytest.mark.parametrize("moment", ["the last step", "the last save"])
+def test_a_notice_at_the_end_is_not_lost(config, params, batches, tmp_path, monkeypatch, moment):
+    """Whoever called has other arms and verbs to go on with."""
+
+    def notice(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    mesh, compiled, state, frozen = start(config, params)
+    with Checkpoints(tmp_path) as checkpoints:
+        watchers = [Watcher(every=2, look=notice)] if moment == "the last step" else []
+        if not watchers:
+            wait = checkpoints.wait
+            monkeypatch.setattr(checkpoints, "wait", lambda: (wait(), notice()))
+        options = {"mesh": mesh, "steps": 2, "checkpoints": checkpoints, "watchers": watchers}
+        with pytest.raises(Preempted, match="after step 2, which is saved"):
+            fit(compiled, state, frozen, batches.batch, **options)
+        monkeypatch.undo()
+        assert checkpoints.latest() == 2
+
+
+def test_processes_ask_with_numbers_that_grow_from_arm_to_arm(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", asked.append)
+    for _ in range(2):
+        with preemption.Preemption() as noticed:
+            for _ in range(3):
+                noticed.is_due()
+    assert asked == sorted(set(asked)) and len(asked) == 6
+
+
+def test_a_trace_of_a_run_that_ends_early_is_written(config, params, batches, tmp_path):
+    mesh, compiled, state, frozen = start(config, params)
+
+    def fails(index):
+        if index == 2:
+            raise UserError("no more")
+        return batches.batch(index)
+
+    with pytest.raises(UserError, match="no more"):
+        trace = Trace(first=1, last=4, directory=str(tmp_path))
+        fit(compiled, state, frozen, fails, mesh=mesh, steps=4, trace=trace)
+    assert list(tmp_path.rglob("*.xplane.pb"))
 
 
 def test_what_is_watched_and_where_the_time_goes_stand_in_the_metrics(config, params, batches, tmp_path):
