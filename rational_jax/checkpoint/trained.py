@@ -17,6 +17,7 @@ from rational_jax.checkpoint.checkpoints import Checkpoints
 from rational_jax.errors import UserError
 from rational_jax.hub.families import TreePath
 from rational_jax.hub.weights import FileWeights, Weights
+from rational_jax.manifest import read_stage
 from rational_jax.models import DecoderConfig, LoraConfig
 from rational_jax.models.lora import merged
 
@@ -65,14 +66,18 @@ class Trained:
 
 
 def read_trained(directory: Path, base: Path, identity: dict[str, Any], dtype: str) -> Trained:
-    """What the training run in `directory` left. Raises UserError where it is no checkpoint, or the base has changed.
+    """What the finished training run in `directory` left.
 
-    That the checkpoint is damaged is a UserError as well, when its arrays are asked for.
+    Raises UserError where that is no checkpoint or not one of the last step, and where the base has changed; that the
+    checkpoint is damaged is a UserError as well, when its arrays are asked for.
     """
+    steps = read_stage(directory, verb="train")["settings"]["train"]["steps"]
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise UserError(f"{checkpoints.directory} holds no checkpoint: delete {directory} and train again")
+        if step != steps:
+            raise UserError(f"{checkpoints.directory} ends at step {step} of {steps}: run `rational train` again")
         made = checkpoints.metadata(step)
     if made["base"]["files"] != identity["files"]:
         raise UserError(f"the base model in {base} is not the one that {directory.name!r} was trained from any more")
@@ -93,7 +98,7 @@ class TrainedWeights(Weights):
     """The trained model in the dtypes of an export; nothing is held but the factors of LoRA.
 
     `dtype` is "base" (each matrix as the base has it) or the name of a dtype. `factors` are LoRA's parameters. `arrays`
-    are the arrays of full training by their path, opened and not read (`Checkpoints.arrays`).
+    are the arrays of full training by their path, opened and not read (`Checkpoints.opened`).
     """
 
     def __init__(

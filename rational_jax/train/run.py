@@ -58,6 +58,10 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
 
     def is_complete() -> bool:
         stages.append(Stage.open(directory, verb="train", settings=settings, inputs=inputs))
+        kept = directory / "checkpoints"
+        # A last checkpoint that was damaged has been deleted; whoever deletes them all is done with them.
+        if stages[0].complete and kept.is_dir() and not (kept / str(section.steps)).is_dir():
+            stages[0].reopen()
         return stages[0].complete
 
     mesh_settings = config.mesh.model_dump()

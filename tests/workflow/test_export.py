@@ -28,6 +28,7 @@ from rational_jax.storage import sha256_file, sha256_tree
 from rational_jax.text.chat import Message
 from rational_jax.workflow import export
 
+STEPS = 7
 DECODER = tiny_llama(vocab_size=45, mlp_dim=40, norm_eps=1e-5)
 LORA = LoraConfig(rank=2, alpha=3.0, targets=("q_proj", "o_proj", "up_proj"))
 TEMPLATE = (
@@ -74,7 +75,7 @@ def train(config: RunConfig, trainable: dict, base: Path, lora: LoraConfig | Non
         settings={"train": config.train.model_dump(mode="json"), "chat": config.chat.model_dump(mode="json")},
         inputs={"curate": "0" * 64},
     )
-    state = {"trainable": trainable, "opt_state": (None, {"mu": jnp.ones(3)}), "step": jnp.int32(7)}
+    state = {"trainable": trainable, "opt_state": (None, {"mu": jnp.ones(3)}), "step": jnp.int32(STEPS)}
     made = {
         "method": config.train.method,
         "lora": dataclasses.asdict(lora) if lora else None,
@@ -82,12 +83,12 @@ def train(config: RunConfig, trainable: dict, base: Path, lora: LoraConfig | Non
         "base": hub.identity(base),
     }
     with Checkpoints(stage.directory / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(7, state, made)
+        checkpoints.save(STEPS, state, made)
     stage.finish(outputs={}, figures={})
 
 
 def configured(run: Path, base: Path, method: str = "lora", **changes) -> RunConfig:
-    section = {"method": method, "quantize": "int8"}
+    section = {"method": method, "quantize": "int8", "steps": STEPS, "warmup_steps": 0}
     return RunConfig.model_validate(
         {"run": str(run), "model": {"name": str(base)}, "train": section, "export": changes}
     )

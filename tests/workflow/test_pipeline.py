@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rational_jax import hub, models
+from rational_jax import hub, models, train
 from rational_jax.config import load_config
 from rational_jax.data.suites import load_suite
+from rational_jax.errors import UserError
 from rational_jax.sample import Request, open_engine
+from rational_jax.workflow import export
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs" / "ci.yaml"
@@ -85,6 +88,22 @@ def test_another_configuration_is_refused_by_name(whole):
     assert result.returncode == 2
     assert "train.learning_rate: 0.001 -> 0.5" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_last_checkpoint_that_was_deleted_is_made_again(whole, tmp_path):
+    """As the message about a damaged one advises; nothing is exported of the one before it meanwhile."""
+    for part in ("curate", "train/rational"):
+        shutil.copytree(whole / part, tmp_path / part)
+    last = tmp_path / "train" / "rational" / "checkpoints" / "12"
+    shutil.rmtree(last)
+    config = load_config(CONFIG, [f"run={tmp_path}"])
+    with pytest.raises(UserError, match=r"ends at step 8 of 12: run `rational train` again"):
+        export.run(config, "rational")
+    train.run(config, "rational")
+    assert last.is_dir()
+    shutil.rmtree(last.parent)  # to save space, say: that is no damage
+    train.run(config, "rational")
+    assert not last.exists()
 
 
 @pytest.fixture(scope="module")
