@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,13 +13,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rational_jax import models
 from rational_jax.config import CIRCUIT_BREAKER, RunConfig
+from rational_jax.errors import UserError
 from rational_jax.models import DecoderConfig, Execution, LoraConfig
 from rational_jax.models.attention import choose
 from rational_jax.models.flops import model_flops, rerouting_flops
 from rational_jax.parallel import DEFAULT_RULES, FSDP, AxisRules, replicate_kv_heads, shardings
 from rational_jax.train.circuit_breaker import Rerouting, ReroutingLoss, adapted, rerouting
 from rational_jax.train.optimizer import make_optimizer
-from rational_jax.train.step import StepOptions, TrainState, make_measure, make_train_step
+from rational_jax.train.step import StepOptions, TrainState, make_measure, make_train_step, optimizer_shardings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,16 +51,10 @@ class Program:
     def abstract_state(self) -> TrainState:
         """The state at step zero, as shapes with their shardings."""
         whole = NamedSharding(self.mesh, PartitionSpec())
-
-        def like(leaf, sharding):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        opt_state = optax.tree.map_params(
-            self.optimizer,
-            lambda leaf, parameter: like(leaf, parameter.sharding),
+        opt_state = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             jax.eval_shape(self.optimizer.init, self.trainable),
-            self.trainable,
-            transform_non_params=lambda leaf: like(leaf, whole),
+            optimizer_shardings(self.trainable, self.optimizer, self.mesh),
         )
         return TrainState(self.trainable, opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole))
 
@@ -84,6 +80,7 @@ def make_program(
     could. Raises UserError where the settings do not fit the model or the mesh.
     """
     section = config.train
+    _check_batch(section.batch_size, section.micro_batches, mesh.size // mesh.shape["tensor"], platform)
     decoder = dataclasses.replace(base, context=section.sequence_length)
     lora = None if section.method == "full" else LoraConfig(**section.lora.model_dump())
     rerouted = None
@@ -139,6 +136,18 @@ def make_program(
         trainable=trainable,
         frozen=frozen,
     )
+
+
+def _check_batch(rows: int, parts: int, groups: int, platform: str) -> None:
+    """Raises UserError where a batch cannot be dealt out to groups of devices, in `parts` one after the other."""
+    # On a CPU the parts of a micro-batch may be of different sizes: there the compiler cuts it.
+    multiple = math.lcm(groups, parts) if platform == "cpu" else groups * parts
+    if rows % multiple:
+        cut = f" in {parts} micro-batches" if parts > 1 else ""
+        raise UserError(
+            f"train.batch_size={rows} cannot be divided over {groups} groups of devices{cut}: "
+            f"make it a multiple of {multiple}"
+        )
 
 
 def _placed(tree: dict, shardings: dict) -> dict:

@@ -17,7 +17,7 @@ from rational_jax.train.step import TrainState
 class Samples:
     """Answers the prompts greedily with the state it is shown; `write(step, name, text)` gets each as Markdown.
 
-    For one process, and for weights that are not quantized.
+    For one process, and for weights that are not quantized. Raises UserError for a prompt that is too long.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Samples:
             execution=models.execution_for(platform, dtype=program.execution.dtype),
             mesh=mesh,
         )
+        self._engine.render(self._requests)  # what cannot be asked is told before the first step
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """Writes the answers; no figures come of it."""

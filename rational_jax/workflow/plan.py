@@ -173,13 +173,6 @@ def _compiled(
     section, mesh = config.train, program.mesh
     kind = topology.partition(":")[0]
     chips = mesh.devices.size
-    groups = chips // mesh.shape["tensor"]
-    if section.batch_size % (groups * section.micro_batches):
-        parts = f" in {section.micro_batches} micro-batches" if section.micro_batches > 1 else ""
-        raise UserError(
-            f"train.batch_size={section.batch_size} cannot be divided over {groups} groups of chips{parts}: "
-            f"make it a multiple of {groups * section.micro_batches}"
-        )
     batch, state = program.abstract_batch(section.batch_size, section.sequence_length), program.abstract_state()
     given = {
         "parameters": chip_gib(program.trainable) + chip_gib(program.frozen),
@@ -223,7 +216,7 @@ def _compiled(
                 estimate=None,
                 unknown=None,
                 compile_seconds=time.perf_counter() - clock,
-                advice=advice(config, chips, sum(given.values()), limit),
+                advice=advice(config, chips // mesh.shape["tensor"], sum(given.values()), limit),
                 **shared,
             )
         shared["compile_seconds"] = time.perf_counter() - clock
@@ -257,20 +250,21 @@ def _compiled(
     )
 
 
-def advice(config: RunConfig, chips: int, given_gib: float, limit_gib: float) -> tuple[str, ...]:
-    """What to change where a step does not fit, cheapest first; `given_gib` is what it holds before it begins."""
+def advice(config: RunConfig, groups: int, given_gib: float, limit_gib: float) -> tuple[str, ...]:
+    """What to change where a step does not fit, cheapest first; `given_gib` is what it holds before it begins.
+
+    The batch is divided over `groups` of chips.
+    """
     section, found = config.train, []
     if given_gib < limit_gib:
         # The policies are listed from the most memory to the least.
         lower = list(POLICIES)[list(POLICIES).index(section.remat) + 1 :]
         if lower:
             found.append(f"train.remat={lower[0]}, or further down to full: {POLICIES[lower[0]]}")
-        rows = section.batch_size // chips
-        if rows > section.micro_batches:
-            parts = section.micro_batches * next(n for n in (2, 3, 5, rows) if rows % (n * section.micro_batches) == 0)
-            found.append(f"train.micro_batches={parts}: the same batch in smaller parts, one after the other")
-        elif rows > 1:
-            found.append(f"train.batch_size={chips * max(1, rows // 2)}: fewer rows a step")
+        rows, parts = section.batch_size // groups, section.micro_batches
+        if rows > parts:
+            more = next(n for n in range(parts + 1, rows + 1) if rows % n == 0)
+            found.append(f"train.micro_batches={more}: the same batch in smaller parts, one after the other")
     if section.method == "full":
         if section.parameters == "float32":
             found.append("train.parameters=bfloat16: parameters and optimizer at half the size, updates less exact")

@@ -7,6 +7,7 @@ import pytest
 from rational_jax import models
 from rational_jax.config import load_config
 from rational_jax.data.schema import Prompt
+from rational_jax.errors import UserError
 from rational_jax.parallel import make_mesh
 from rational_jax.text.chat import Message
 from rational_jax.train.program import make_program
@@ -75,3 +76,26 @@ def test_the_answers_are_those_of_the_state_that_is_shown(config, params, method
             assert written[step, f"samples/{prompt.id}"] == f"**3 {n} 5**\n\n{Numbers().decode(tokens)}"
             found.append(tokens)
     assert found[:3] != found[3:], "the two states answer alike, so nothing was tested"
+
+
+def test_a_prompt_that_is_too_long_is_told_before_the_first_step(config, params):
+    settings = load_config(None, ["train.method=full", "train.sequence_length=64", "model.attention=xla"])
+    program = make_program(settings, config, make_mesh(devices=jax.devices()[:1]), "cpu", print)
+    prompts = [Prompt(id="long", messages=(Message(role="user", content="3 " * 30),))]
+    with pytest.raises(UserError, match=r"'long'.*exceed"):
+        Samples(program, {}, Numbers(), prompts, max_length=32, max_new_tokens=4, write=print)
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_told_before_the_model_is_loaded(config):
+    mesh = make_mesh(fsdp=4, devices=jax.devices()[:4])
+
+    def program(platform, *sizes):
+        return make_program(load_config(None, ["model.attention=xla", *sizes]), config, mesh, platform, print)
+
+    with pytest.raises(UserError, match=r"batch_size=6 cannot be divided over 4 groups of devices: .* multiple of 4"):
+        program("cpu", "train.batch_size=6")
+    with pytest.raises(UserError, match=r"4 groups of devices in 3 micro-batches: .* multiple of 12"):
+        program("cpu", "train.batch_size=16", "train.micro_batches=3")
+    assert program("cpu", "train.batch_size=8", "train.micro_batches=8")
+    with pytest.raises(UserError, match="multiple of 32"):
+        program("tpu", "train.batch_size=8", "train.micro_batches=8")

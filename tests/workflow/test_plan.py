@@ -107,16 +107,28 @@ def test_unknown_chips_and_missing_models(model, tmp_path):
 def test_advice_is_in_order_of_cost():
     """More computing, then smaller parts, then other arithmetic, then other methods, then other hardware."""
     config = load_config(None, ["train.method=full", "train.remat=none", "train.batch_size=64"])
-    found = plan.advice(config, chips=16, given_gib=2.0, limit_gib=15.75)
+    found = plan.advice(config, groups=16, given_gib=2.0, limit_gib=15.75)
     starts = ["train.remat=save-matmuls", "train.micro_batches=2", "train.parameters=bfloat16", "train.method=lora"]
     assert [change.split(":")[0].split(",")[0] for change in found[:4]] == starts
     assert "larger topology" in found[-1]
     assert list(POLICIES)[-1] == "full"
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batches", "groups", "advised"),
+    [(112, 2, 8, [7]), (24, 1, 8, [3]), (64, 4, 16, []), (36, 3, 4, [9]), (64, 2, 8, [4])],
+)
+def test_more_micro_batches_are_advised_only_where_they_divide_the_batch(batch_size, micro_batches, groups, advised):
+    sizes = [f"train.batch_size={batch_size}", f"train.micro_batches={micro_batches}"]
+    found = plan.advice(load_config(None, sizes), groups=groups, given_gib=2.0, limit_gib=15.75)
+    of = [int(change.split(":")[0].split("=")[1]) for change in found if change.startswith("train.micro_batches=")]
+    assert of == advised
+    assert not any(change.startswith("train.batch_size") for change in found)
+
+
 def test_advice_where_the_parameters_alone_are_too_large():
     config = load_config(None, ["train.method=lora", "train.remat=none", "train.batch_size=64"])
-    found = plan.advice(config, chips=16, given_gib=40.0, limit_gib=15.75)
+    found = plan.advice(config, groups=16, given_gib=40.0, limit_gib=15.75)
     assert found[0].startswith("train.method=qlora")
     assert "3 times as many chips" in found[-1]
 
