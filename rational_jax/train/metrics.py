@@ -20,8 +20,8 @@ class MetricsLog:
                 kept = [row for row in log.records() if row["step"] <= resumed_step]
             atomic_write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._rows = JsonlLog(path)
-        purge = resumed_step + 1 if resumed_step else None
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
+        events = directory / "tensorboard"
+        self._events = SummaryWriter(str(events), purge_step=resumed_step + 1 if events.exists() else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds one step's values; they are on disk when this returns."""
