@@ -109,6 +109,7 @@ def test_the_words_of_yaml_1_2(written):
         ("train.steps.x=1", "unknown key 'train.steps.x'"),
         ("model={nam: 1}", "unknown key 'model.nam'; did you mean model.name? (command line)"),
         ("zzz=1", "unknown key 'zzz'; --print-config shows all keys"),
+        ("curate.prompts.source=x", "'curate.prompts.source' is of one item of curate.prompts, and no key by itself"),
         ("curate.prompts={source: x, colums: {}}", "'curate.prompts.colums'; did you mean curate.prompts.columns?"),
         ("curate.prompts=[x, {source: y, label: bad}]", "curate.prompts.label: expected harmful, benign or unknown"),
         ("curate.prompts=[]", "curate.prompts: expected at least one source (command line)"),

@@ -170,7 +170,9 @@ def _override_value(key: str, text: str) -> Any:
 
 def _unknown(key: str) -> str:
     keys = list(_all_keys())
-    last = key.rpartition(".")[2]
+    of, _, last = key.rpartition(".")
+    if key in keys:
+        return f"{_shown(key)} is of one item of {of}, and no key by itself: write {of}={{{last}: ...}}"
     # The same word elsewhere (a forgotten section) is a better guess than a word that looks like it.
     near = [k for k in keys if k.rpartition(".")[2] == last] or difflib.get_close_matches(key, keys, 1, 0.6)
     if not near:
