@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorboardX
 
 from rational_jax import models, parallel, train
 from rational_jax.checkpoint import Checkpoints
@@ -251,6 +252,18 @@ def test_what_is_watched_and_where_the_time_goes_stand_in_the_metrics(config, pa
     assert last["tokens_per_second_per_chip"] == pytest.approx(last["tokens_per_second"] / 8)
     assert last["mfu"] == pytest.approx(last["tokens_per_second_per_chip"] * 1e6 / 1e12)
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_events_of_steps_that_are_taken_again_are_purged(tmp_path, monkeypatch):
+    purged = []
+    writer = tensorboardX.SummaryWriter
+    monkeypatch.setattr(
+        tensorboardX, "SummaryWriter", lambda path, purge_step: purged.append(purge_step) or writer(path)
+    )
+    for step in (0, 0, 4):  # killed before the first checkpoint, then after the one of step 4
+        with MetricsLog(tmp_path, resumed_step=step) as metrics:
+            metrics.write(step + 1, {"loss": 1.0})
+    assert purged == [None, 1, 5]
 
 
 def test_peaks_by_the_name_of_the_device():
