@@ -51,8 +51,8 @@ def iter_prompts(source: Sources, limit: int | None = None) -> Iterator[Prompt]:
       each line of a .txt file that is not blank is a prompt;
     - a packaged set ("micro/sft").
 
-    Raises UserError naming the file and line where a row is malformed, where an id comes twice, and where one text has
-    two labels.
+    Raises UserError naming the file and line where a row is malformed, where an id comes twice, and where one text that
+    is taken has two labels.
     """
     seen = _Seen()
     count = 0
@@ -61,12 +61,15 @@ def iter_prompts(source: Sources, limit: int | None = None) -> Iterator[Prompt]:
         if where.get("style") == PAPER:
             found = list(found)
             where = where | {"style": paper_styles({prompt.style for prompt, _ in found})}
+        # Within a source an id is one prompt's, wanted or not; several sections may divide the prompts among them.
+        found = _distinct(found)
         if one.part != "all":
-            found = iter(getattr(grouped_split(list(_checked(found, _Seen())), seed=one.split_seed), one.part))
+            found = iter(getattr(grouped_split([p for p, _ in found], seed=one.split_seed), one.part))
             found = ((prompt, prompt.id) for prompt in found)
-        for prompt in _checked(found, seen):
+        for prompt, place in found:
             if not _wanted(prompt, where):
                 continue
+            seen.check(prompt, place)
             if limit is not None and count >= limit:
                 return
             count += 1
@@ -90,13 +93,16 @@ class _Seen:
         self._ids: dict[str, str] = {}
         self._labels: dict[bytes, tuple[str, str]] = {}
 
-    def check(self, prompt: Prompt, where: str) -> None:
+    def check_id(self, prompt: Prompt, where: str) -> None:
         file = where.rpartition(":")[0]
         if prompt.id in self._ids:
             before = self._ids[prompt.id]
             place = f"line {before.rpartition(':')[2]}" if file and before.rpartition(":")[0] == file else before
             raise UserError(f"{where}: id {prompt.id!r} is already that of {place}")
         self._ids[prompt.id] = where
+
+    def check(self, prompt: Prompt, where: str) -> None:
+        self.check_id(prompt, where)
         if prompt.label == "unknown":
             return
         turns = json.dumps([(turn.role, turn.content.strip()) for turn in prompt.messages])
@@ -109,10 +115,11 @@ class _Seen:
             )
 
 
-def _checked(found: Iterable[tuple[Prompt, str]], seen: _Seen) -> Iterator[Prompt]:
+def _distinct(found: Iterable[tuple[Prompt, str]]) -> Iterator[tuple[Prompt, str]]:
+    own = _Seen()
     for prompt, where in found:
-        seen.check(prompt, where)
-        yield prompt
+        own.check_id(prompt, where)
+        yield prompt, where
 
 
 def _wanted(prompt: Prompt, where: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from rational_jax.config import PromptSource
 from rational_jax.data.rationale_dataset import write_hf, write_tfds
 from rational_jax.data.rationale_dataset.columns import to_row
 from rational_jax.data.schema import Rationale
-from rational_jax.data.sources import digest_prompts, read_prompts, read_rationales
+from rational_jax.data.sources import digest_prompts, iter_prompts, read_prompts, read_rationales
 from rational_jax.errors import UserError
 
 
@@ -240,6 +240,26 @@ def test_where_keeps_what_is_asked_for(tmp_path):
     assert texts(split="s") == ["harmful slang", "benign slang"]
     with pytest.raises(UserError, match="holds no prompt"):
         texts(style="rhyme")
+
+
+def test_one_source_in_two_sections_that_take_different_prompts(tmp_path):
+    # The first two are one text with two labels, of which only one is ever taken.
+    lines = [
+        {"id": "a", "text": "x", "label": "harmful", "category": "old"},
+        {"id": "b", "text": "x", "label": "benign", "category": "new"},
+        {"id": "c", "text": "y", "label": "harmful", "category": "new"},
+    ]
+    path = str(write(tmp_path, "p.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    harmful = PromptSource(source=path, where={"label": "harmful", "category": "new"})
+    benign = PromptSource(source=path, where={"label": "benign"})
+    assert [prompt.id for prompt in read_prompts([harmful, benign])] == ["c", "b"]
+    halves = [benign.model_copy(update={"part": part, "where": {"category": "new"}}) for part in ("train", "test")]
+    assert sorted(prompt.id for prompt in iter_prompts(halves)) == ["b", "c"]
+    with pytest.raises(UserError, match=r"p\.jsonl:2: id 'b' is already that of line 2"):
+        read_prompts([benign, benign])
+    write(tmp_path, "p.jsonl", "".join(json.dumps(line | {"id": "a"}) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"p\.jsonl:2: id 'a' is already that of line 1"):
+        read_prompts(benign)
 
 
 def test_the_digest_is_that_of_the_prompts_whatever_the_format(tmp_path):
