@@ -174,7 +174,7 @@ def open_engine(config: RunConfig, model: str = BASE) -> EngineBackend:
     placed = None
     if mesh is not None:
         shapes, axes = models.abstract_params(decoder, dtype, quantized), models.logical_axes(decoder, None, quantized)
-        placed = shardings(mesh, RULES, shapes, axes)
+        placed = shardings(mesh, generation_rules(decoder, mesh), shapes, axes)
     engine = Engine(
         decoder,
         hub.load_params(stored.weights, decoder, dtype, placed, quantized=quantized),
@@ -209,3 +209,8 @@ def generation_mesh(decoder: DecoderConfig, devices: Sequence) -> Mesh | None:
         return None
     tensor = math.gcd(decoder.num_kv_heads, len(devices))
     return make_mesh(fsdp=len(devices) // tensor, tensor=tensor, devices=devices)
+
+
+def generation_rules(decoder: DecoderConfig, mesh: Mesh) -> AxisRules:
+    """`RULES`, with the whole vocabulary on every device where it does not divide over the tensor axis."""
+    return RULES if decoder.vocab_size % mesh.shape["tensor"] == 0 else dataclasses.replace(RULES, vocab=None)

@@ -25,7 +25,7 @@ from rational_jax.parallel.aot import HBM_GIB, topology_devices
 from rational_jax.parallel.hlo import GIB
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample import programs
-from rational_jax.sample.backends import RULES, generation_mesh
+from rational_jax.sample.backends import generation_mesh, generation_rules
 from rational_jax.sample.engine import CHUNK, PREFILL_TOKENS
 from rational_jax.workflow.plan import asked_for, chip_gib
 
@@ -96,7 +96,8 @@ def run(config: RunConfig, topology: str, progress: Progress = SILENT) -> Genera
     dtype = jnp.dtype(config.model.dtype)
     execution = models.execution_for("tpu", dtype=dtype, attention=config.model.attention)
     shapes = models.abstract_params(decoder, dtype, section.quantize)
-    placed = shardings(mesh, RULES, shapes, models.logical_axes(decoder, None, section.quantize))
+    axes = models.logical_axes(decoder, None, section.quantize)
+    placed = shardings(mesh, generation_rules(decoder, mesh), shapes, axes)
     params = jax.tree.map(_shaped, shapes, placed)
     empty = jax.eval_shape(lambda: programs.empty_slots(decoder, section.slots, section.max_length, execution))
     sizes = jax.ShapeDtypeStruct((section.slots, decoder.num_kv_heads), np.int32)

@@ -1,5 +1,6 @@
 """Backends beside the engine: an endpoint (a stand-in on this machine) and torch; and which the configuration opens."""
 
+import dataclasses
 import http.server
 import itertools
 import json
@@ -7,14 +8,19 @@ import logging
 import threading
 import time
 
+import jax
 import pytest
+from tiny import tiny_llama
 
 from rational_jax import sample
 from rational_jax.config import EngineSection, RunConfig
 from rational_jax.data.schema import Prompt
 from rational_jax.errors import UserError
 from rational_jax.manifest import read_stage
+from rational_jax.models import abstract_params, logical_axes
+from rational_jax.parallel import shardings
 from rational_jax.sample import Request, deciding, model_identity, open_backend
+from rational_jax.sample.backends import RULES, generation_mesh, generation_rules
 from rational_jax.sample.endpoint import EndpointBackend, Pace
 from rational_jax.sample.requests import taken_apart
 from rational_jax.text.chat import Message
@@ -372,3 +378,13 @@ def test_torch_answers_what_the_engine_answers(tmp_path):
     with pytest.raises(UserError, match="the backend transformers has no logprobs"):
         theirs.generate([request(logprobs=True)])
     json.dumps(theirs.identity)
+
+
+def test_a_vocabulary_that_does_not_divide_over_the_devices_lies_on_all_of_them():
+    for size, placed in ((64, "tensor"), (67, None)):
+        decoder = tiny_llama(vocab_size=size)
+        mesh = generation_mesh(decoder, jax.devices())
+        rules = generation_rules(decoder, mesh)
+        found = shardings(mesh, rules, abstract_params(decoder), logical_axes(decoder))
+        assert found["embed"]["weight"].spec == jax.P(placed, None)
+        assert dataclasses.replace(rules, vocab="tensor") == RULES
