@@ -55,7 +55,7 @@ class ModelSection(Section):
     )
     revision: Text | None = Field(None, description="branch, tag or commit on Hugging Face; null is the newest")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="what the model computes in")
-    attention: Text = Field("auto", description="attention kernel; auto takes the best for the platform, and generation none")
+    attention: Text = Field("auto", description="attention kernel of training; auto takes the best for the platform")
 
 
 class MeshSection(Section):
@@ -196,11 +196,11 @@ class TrainSection(Section):
     tpu_flags: tuple[Flag, ...] = Field((), description="options of the TPU compiler, NAME=VALUE; unused elsewhere")
     z_loss: NotNegative = Field(0.0, description="weight of the squared log-partition in the loss")
     sequence_length: Annotated[int, Field(ge=8, le=2**20)] = Field(256, description="length of a packed row (tokens)")
-    optimizer: Text = Field("adamw", description="any optimizer of optax, by name")
+    optimizer: Text = Field("adamw", description="an optimizer of optax, by name")
     learning_rate: Positive = Field(1e-3, description="at its peak")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="from the peak to the last step")
     warmup_steps: Natural = Field(10, description="steps of linear rise to the peak")
-    weight_decay: NotNegative = Field(0.0, description="on matrices, not on norms")
+    weight_decay: NotNegative = Field(0.0, description="on matrices, not on norms and biases")
     clip_norm: Positive = Field(1.0, description="longest global gradient norm")
     beta1: Momentum = Field(0.9, description="decay of the first moment")
     beta2: Momentum = Field(0.99, description="decay of the second moment")
@@ -287,7 +287,9 @@ class SampleSection(Section):
 
     suites: Names = Field(("micro",), description="bundled suites, or prompt files by their path")
     models: Names = Field((BASE, "rational", "refusal"), description="`base` and arms of train.arms")
-    limit: Count | None = Field(None, description="only the first so many prompts of each suite; null is all")
+    limit: Count | None = Field(
+        None, description="only so many prompts of each suite, evenly over category, label and base; null is all"
+    )
     attacks: tuple[Text, ...] = Field(
         (),
         description="harmful prompts also under these attacks, such as base64, rot13+role-play, prefill, many-shot, "
