@@ -4,9 +4,12 @@ import re
 
 # Escape sequences go as a whole, or their printable rest would stay: CSI (colours, cursor), strings up to their
 # terminator (OSC titles and links, DCS, SOS, PM, APC), and two-character escapes. 0x80-0x9f are the same in one byte.
+# Those bytes also stand in UTF-8 that was read as Latin-1 (a closing quote, behind 0x80) or as Windows-1252: a string
+# that one of them begins goes only where it ends as well, or the rest of the text would go.
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|(?<!\x80)[\x90\x98\x9d-\x9f][^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
 # What is left of the control characters, the marks that reorder text (bidirectional embeddings, overrides, isolates),

@@ -1,4 +1,5 @@
 import random
+import time
 import unicodedata
 
 import pytest
@@ -17,6 +18,9 @@ from rational_jax.text.terminal import one_line, plain
         ("\x1b]8;;https://example.org\x1b\\link\x1b]8;;\x1b\\", "link"),
         ("\x1b]52;c;aGVsbG8=\x07clipboard", "clipboard"),
         ("\x1bP1$r\x1b\\x", "x"),
+        ("\x9d0;title\x07te\x90q\x9cxt", "text"),
+        ("he said â€œyesâ€\x9d and went", "he said â€œyesâ€ and went"),
+        ("“yes” or “no”".encode().decode("latin-1"), "âyesâ or ânoâ"),
         ("\x1b(Bx\x1bcy\x1b7z", "xyz"),
         ("over\rwritten", "over\nwritten"),
         ("windows\r\nline", "windows\nline"),
@@ -40,6 +44,12 @@ def test_nothing_that_controls_a_terminal_is_left():
         text = plain("".join(generator.choices(pieces, k=12)))
         assert not [c for c in text if unicodedata.category(c) == "Cc" and c != "\n"]
         assert "\u202e" not in text
+
+
+def test_many_bytes_that_begin_a_string_take_no_longer_than_others():
+    began = time.perf_counter()
+    assert plain("\x9da" * 50_000) == "a" * 50_000
+    assert time.perf_counter() - began < 5  # each of them once to the end would be minutes
 
 
 def test_one_line():
