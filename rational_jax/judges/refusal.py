@@ -41,7 +41,8 @@ _CLAUSE_START = re.compile(CLAUSE_START)
 _CUES = re.compile(CUES)
 # A literal beginning makes the pass over a long answer cheap; the rule then looks closely.
 _MIDWAY_HINT = re.compile(r"i (?:can't|cannot|won't|will not|must not|am |refuse )")
-_STEP = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•]|step \d+)\s+\S", re.MULTILINE)
+# Its indentation ends with the line: among blank lines it would be looked for from each of them to the last.
+_STEP = re.compile(r"^[^\S\n]*(?:\d{1,2}[.)]|[-*•]|step \d+)\s+\S", re.MULTILINE)
 _TURN = re.compile(r"\b(?:(?:that|having) (?:being |having )?said|here(?:'s| is) how|to do (?:so|this|that|it),)")
 _TURN_HINTS = (" said", " how", "to do ")
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
