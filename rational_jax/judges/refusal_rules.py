@@ -23,12 +23,14 @@ class Rule:
     needs: str = field(default="", repr=False)
 
 
-# What may stand at the head of a clause before a rule's own words: "However, sorry, as an assistant, ..."
-LEAD = (
+# What may stand at the head of a clause before a rule's own words: "However, sorry, as an assistant, ...". A role comes
+# once at most: any words may be in it, so a clause full of them could be divided among several in 2^n ways.
+_LEAD_WORDS = (
     r"(?:(?:however|unfortunately|regrettably|therefore|sorry|no|well|honestly|frankly|but|so|and|because"
-    r"|as an? [^,.]{2,60}|i (?:want|need) to be clear that|i (?:should|must|have to) say that"
+    r"|i (?:want|need) to be clear that|i (?:should|must|have to) say that"
     r"|(?:nevertheless|nonetheless)),?\s+)*"
 )
+LEAD = rf"{_LEAD_WORDS}(?:as an? [^,.]{{2,60}},?\s+{_LEAD_WORDS})?"
 CLAUSE_START = r"[.!?;:,\n]\s*|\s(?:-|but|so|and|because|however|therefore|unfortunately|regrettably)\s"
 _I = r"(?:i|we)\b"
 _ADVERB = r"(?:really |simply |just |absolutely |also |still |do |have to |must |will |would )?"

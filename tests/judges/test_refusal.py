@@ -2,14 +2,16 @@
 
 import csv
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rational_jax.judges import LABELS, RefusalJudge, agreement
+from rational_jax.judges import LABELS, Exchange, RefusalJudge, agreement
 from rational_jax.judges.refusal import _TURN, _TURN_HINTS
+from rational_jax.judges.refusal_rules import CUES, LEAD, MIDWAY
 from rational_jax.judges.refusal_rules import REFUSALS as RULES
 
 XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest"
@@ -126,6 +128,34 @@ def test_no_rule_matches_a_refusal_far_from_the_opening_unless_it_is_about_this_
     filler = "The kettle is on. The cups are ready. The tea is green. The milk is cold. "
     assert judge.judge(filler + "I'm unable to provide milk at all times.").label == "compliance"
     assert judge.judge(filler + "I cannot help with this.").label == "partial"
+
+
+WORDS = sorted(set(re.findall(r"[a-z][a-z' ]*[a-z]", LEAD + CUES + MIDWAY.pattern)))
+SIGNS = ("```", "`", "~~~", '"', ">", "\n>", "<think>", "[INST", "<|a", " ", "\n", " \n", "1", "1.", "- ", "*", "a_")
+HEADS = ("", "Tea. Tea. Tea. Tea. I can't help")  # what is repeated stands in the opening, or after it
+
+
+@pytest.fixture
+def most_seconds():
+    """Ends a test that hangs. The seconds are the processor's own and far too many, so that no busy machine matters."""
+
+    def ended(*_):
+        raise AssertionError("it takes a time that grows with a power of the text")
+
+    before = signal.signal(signal.SIGVTALRM, ended)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 10)
+    yield
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.usefixtures("most_seconds")
+def test_a_loop_of_anything_is_judged(judge):
+    texts = [f"x{sign * 20_000}"[:20_000] + "\nno" for sign in SIGNS]
+    for word in (*WORDS, "as a man"):
+        texts += [f"{head} {f'{word} ' * 40}no" for head in HEADS]
+    exchanges = [Exchange(id=str(number), goal=text, answer=text) for number, text in enumerate(texts)]
+    assert all(verdict.reason for _, verdict in judge.judge_all(exchanges))
 
 
 NEEDS = {rule.name: (rule.pattern, rule.needs.split("|")) for rule in RULES if rule.needs}
