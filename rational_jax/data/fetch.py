@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from rational_jax.data.benchmarks import Benchmark
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 from rational_jax.storage import atomic_write_bytes
 
 TIMEOUT_SECONDS = 60.0
@@ -40,7 +40,10 @@ def published_files(name: str, benchmark: Benchmark, revision: str | None = None
 
 
 def hub_snapshot(name: str, repository: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
-    """The folder with those files of a dataset on the Hub. UserError in one line where it cannot be had."""
+    """The folder with those files of a dataset on the Hub.
+
+    UserError in one line where it cannot be had, Unreachable where the connection breaks.
+    """
     # Imported here because it costs half a second that no local file needs.
     from huggingface_hub import errors, snapshot_download
 
@@ -60,6 +63,15 @@ def hub_snapshot(name: str, repository: str, revision: str | None, patterns: tup
         raise UserError(f"{name} is not in the local cache and the Hub cannot be reached ({page}); {copy}") from error
     except errors.HfHubHTTPError as error:
         raise UserError(f"{name} could not be downloaded from {page}: {str(error).splitlines()[0]}") from error
+    except (errors.HTTPError, OSError, RuntimeError) as error:
+        # As in `hub.resolve`: a connection that was cut, and not what the file system says, which has a number.
+        if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        kind = UserError if isinstance(error, RuntimeError) else Unreachable
+        raise kind(
+            f"{name}: the download from {page} broke off ({reason}); the same command goes on where it was"
+        ) from error
 
 
 def _get(name: str, url: str) -> bytes:

@@ -1,14 +1,17 @@
 """Published sets by their names: what is downloaded, and what is said where it cannot be."""
 
+import errno
 import time
 
+import huggingface_hub
 import pytest
+from huggingface_hub import errors
 from prompt_hub import COMMIT, GATED, serving
 
 from rational_jax.config import PromptSource
 from rational_jax.data import benchmarks
 from rational_jax.data.sources import read_prompts
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 
 
 @pytest.fixture
@@ -66,6 +69,19 @@ def test_without_the_network_the_cache_is_enough(server, monkeypatch):
     with pytest.raises(UserError, match="hex-phi is not in the local cache and the Hub cannot be reached") as caught:
         read_prompts("hex-phi")
     assert "hex-phi@PATH" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [errors.HTTPError("peer closed"), ConnectionError("peer closed")])
+def test_a_connection_that_breaks_is_one_line_that_says_to_go_on(monkeypatch, error):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(Unreachable, match=r"^xstest: .* broke off \(peer closed\); the same command goes on"):
+        read_prompts("xstest")
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left on device"):
+        read_prompts("xstest")
 
 
 def elsewhere(server, monkeypatch, name: str) -> None:

@@ -1,5 +1,6 @@
 """Names of models: directories, Hub ids, and what cannot be found; no network is used."""
 
+import errno
 import hashlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 from huggingface_hub import errors
 
 from rational_jax import hub
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path):
@@ -63,6 +64,38 @@ def test_errors_of_the_hub_become_one_line(monkeypatch, error, message):
         hub.resolve("someone/model", "v1")
     assert message in str(caught.value) and "someone/model" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.HTTPError("peer closed connection\nand details"), "peer closed connection"),
+        (errors.HTTPError(""), "HTTPError"),
+        (ConnectionResetError(errno.ECONNRESET, "reset by peer"), "reset by peer"),
+        (OSError("Consistency check failed: file should be of size 3"), "Consistency check failed"),
+        (RuntimeError("Data processing error: CAS service error"), "CAS service error"),
+    ],
+)
+def test_a_connection_that_breaks_is_one_line_that_says_to_go_on(monkeypatch, error, said):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: raise_(error))
+    message = rf"someone/model.* broke off \(.*{said}.*\); the same command goes on"
+    with pytest.raises(UserError, match=message) as caught:
+        hub.resolve("someone/model", "v1")
+    assert "\n" not in str(caught.value)
+    # What nobody can tell from a full disk is not tried again by a launcher.
+    assert isinstance(caught.value, Unreachable) is not isinstance(error, RuntimeError)
+
+
+def test_what_the_file_system_says_of_a_download_is_told_as_it_is(monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: raise_(full))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        hub.resolve("someone/model", "v1")
+    assert caught.value is full
+
+
+def raise_(error):
+    raise error
 
 
 def test_identity_is_the_content(tmp_path):
