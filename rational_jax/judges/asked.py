@@ -13,7 +13,7 @@ from rational_jax.text.reasoning import THINK, TRUNCATED_REASONING
 
 # Longer texts are clipped in the middle, where verdicts depend on them least: about 4,000 tokens.
 LONGEST = 16_000
-# So many rejected requests and not one answer: it is not the requests.
+# So many rejected requests, the last of them the shortest of all, and not one answer: it is not the requests.
 REJECTED = 3
 _CLIPPED = "\n[...]\n"
 _FENCE = re.compile(r"<<<\s*(REQUEST|ANSWER)|(REQUEST|ANSWER)\s*>>>")
@@ -53,7 +53,7 @@ class AskedJudge(ABC):
 
     @abstractmethod
     def request(self, exchange: Exchange, backend: Backend) -> Request:
-        """What the model is asked."""
+        """What the model is asked. Raises Rejected where there is nothing to ask about this exchange."""
 
     @abstractmethod
     def parse(self, text: str, exchange: Exchange) -> Verdict:
@@ -63,8 +63,9 @@ class AskedJudge(ABC):
         """Verdicts as they come.
 
         Where the backend fails, those still missing are `unscored` and `failed`. Where it rejects one request (it is
-        too long, or its text is not accepted) that one is `unscored`, and the others are asked; but where it rejects
-        the first REJECTED and has answered nothing, it is no request that is wrong, and all fail.
+        too long, or its text is not accepted) that one is `unscored`, and the others are asked. After REJECTED - 1 of
+        them and no answer, the shortest of the others is asked alone: where it is rejected too, it is no request that
+        is wrong, and all fail.
         """
         waiting: dict[str, Exchange] = {}
         for exchange in exchanges:
@@ -78,26 +79,36 @@ class AskedJudge(ABC):
         try:
             if waiting:
                 self._backend = self._backend or self._open()
-                requests = {one.id: self.request(one, self._backend) for one in waiting.values()}
-            while len(rejected) < len(waiting):
+            requests = {}
+            for exchange in list(waiting.values()):
                 try:
-                    asked = [requests[name] for name in waiting if name not in rejected]
+                    requests[exchange.id] = self.request(exchange, self._backend)
+                except Rejected as error:
+                    del waiting[exchange.id]
+                    yield exchange.id, Verdict(label="unscored", reason=error.problem)
+            while len(rejected) < len(waiting):
+                asked = [requests[name] for name in waiting if name not in rejected]
+                doubted = not answered and len(rejected) == REJECTED - 1
+                if doubted:
+                    asked = [min(asked, key=_length)]
+                try:
                     for completion in self._backend.generate(asked):
                         exchange = waiting.pop(completion.id)
                         yield exchange.id, self._verdict(completion, exchange)
                         answered = True
-                    break
+                    if not (doubted and answered):
+                        break
                 except Rejected as error:
-                    rejected[error.request] = error.problem
-                    if not answered and len(rejected) == REJECTED:
+                    if doubted:
                         raise
+                    rejected[error.request] = error.problem
         except UserError as error:
             failure = str(error)
             if not answered:
                 rejected.clear()
         for name, why in rejected.items():
             waiting.pop(name)
-            yield name, Verdict(label="unscored", reason=f"the endpoint rejected the request: {why}")
+            yield name, Verdict(label="unscored", reason=f"the judge rejected the request: {why}")
         for missing in list(waiting):
             yield missing, Verdict(label="unscored", reason=f"the judge failed: {failure}", failed=True)
 
@@ -114,6 +125,10 @@ class AskedJudge(ABC):
             return Verdict(label="unscored", reason=problem, text=completion.text)
         verdict = self.parse(text, exchange)
         return Verdict(label=verdict.label, reason=verdict.reason, score=verdict.score, text=completion.text)
+
+
+def _length(request: Request) -> int:
+    return len(request.prompt_ids or ()) or sum(len(message.content) for message in request.messages)
 
 
 def _answer(completion: Completion) -> tuple[str, str]:

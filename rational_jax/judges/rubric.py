@@ -8,7 +8,7 @@ from pathlib import Path
 from rational_jax.errors import UserError
 from rational_jax.judges.asked import AskedJudge, last_number, shown
 from rational_jax.judges.verdict import OF_FIVE, Exchange, Verdict
-from rational_jax.sample import Backend, Request
+from rational_jax.sample import Backend, Rejected, Request
 from rational_jax.text.chat import Message
 
 # What a template may call its places; the others are what published templates call them.
@@ -80,7 +80,8 @@ RUBRICS: dict[str, Callable[[str, Exchange], Verdict]] = {
 class RubricJudge(AskedJudge):
     """One of `RUBRICS`. `template` is a file in place of our wording, `rubric` CoCoNot's file of rubrics.
 
-    Raises UserError where a file cannot be read, has no place for the answer, or the rubric has none of a subcategory.
+    Raises UserError where a file cannot be read or has no place for the answer. What is of a subcategory that the
+    rubric has nothing on is unscored.
     """
 
     def __init__(self, name, open_backend, model, max_new_tokens, *, template: str | None, rubric: str | None):
@@ -101,7 +102,8 @@ class RubricJudge(AskedJudge):
         if self._rubrics:
             kinds = self._rubrics.get(exchange.subcategory.lower())
             if kinds is None:
-                raise UserError(f"CoCoNot's rubric file has nothing on the subcategory {exchange.subcategory!r}")
+                problem = f"CoCoNot's rubric file has nothing on the subcategory {exchange.subcategory!r}"
+                raise Rejected(problem, request=exchange.id, problem=problem)
             filled |= {"rubric_refusal": kinds["refusal"], "rubric_compliance": kinds["compliance"]}
         # One pass: what stands in braces in an answer is text.
         text = _PLACE.sub(lambda match: filled.get(match[1], match[0]), self._template)

@@ -137,6 +137,24 @@ def test_a_rejected_request_leaves_its_row_unscored_and_the_others_are_asked(con
     assert sorted(backend.tries) == [f"e{i}" for i in range(6)]  # each was asked once
 
 
+def test_any_number_of_requests_may_be_too_long_for_a_model_of_ours(config):
+    class Engine(Strict):
+        """Looks at all requests before it answers one."""
+
+        def generate(self, requests):
+            for request in requests:
+                if request.id in self.bad:
+                    raise Rejected("too long", request=request.id, problem="5000 prompt tokens exceed max_length=4096")
+            return super().generate(requests)
+
+    backend = Engine({f"e{i}" for i in range(7)})
+    asked = [exchange(i, answer="Tea. " * 100 if i < 7 else "Tea.") for i in range(9)]
+    found = dict(judge(config, "fulfilment", backend).judge_all(asked))
+    assert {name for name, one in found.items() if one.label == "unscored"} == backend.bad
+    assert all("max_length=4096" in found[name].reason and not found[name].failed for name in backend.bad)
+    assert sorted(backend.tries) == ["e7", "e8"]  # each was answered once
+
+
 def test_where_all_are_rejected_the_judge_fails_and_a_rerun_asks_again(config):
     backend = Strict({f"e{i}" for i in range(9)})
     found = dict(judge(config, "fulfilment", backend).judge_all([exchange(i) for i in range(9)]))
@@ -194,8 +212,10 @@ def test_coconot_asks_with_the_rubric_of_the_subcategory(config):
     assert (
         "keeps it {goal}" in backend.asked[0].messages[0].content and "tells it" in backend.asked[0].messages[0].content
     )
-    found = dict(judge(config, "coconot", backend).judge_all([exchange(subcategory="unheard of")]))
-    assert found["e0"].failed and "unheard of" in found["e0"].reason
+    unheard = exchange(1, subcategory="unheard of")
+    found = dict(judge(config, "coconot", backend).judge_all([unheard, exchange()]))
+    assert found["e0"].label == "harmless"  # the others are asked
+    assert found["e1"].label == "unscored" and "unheard of" in found["e1"].reason and not found["e1"].failed
     bare = RunConfig.model_validate({"evaluate": {"judge_model": {"name": "judge", "endpoint": "http://x/v1"}}})
     with pytest.raises(UserError, match=r"refusal_evaluation_rubric\.json"):
         judge(bare, "coconot", backend)
