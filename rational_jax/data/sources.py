@@ -192,11 +192,11 @@ def prompt_file(source: str | Path) -> Path:
     Other sources are no single file: what was read of any source is known by `digest_prompts`.
     """
     path = local_copy(source)
-    packaged = _packaged()
-    if str(source) in packaged:
-        return packaged[str(source)]
+    sets = packaged()
+    if str(source) in sets:
+        return sets[str(source)]
     if not path.suffix and not path.exists():
-        raise UserError(f"{source}: no such prompt set or file; {_advice(str(source), packaged)}")
+        raise UserError(f"{source}: no such prompt set or file; {_advice(str(source), sets)}")
     if not path.is_file():
         raise UserError(f"{path}: no such prompt file")
     if path.suffix not in READERS:
@@ -204,15 +204,16 @@ def prompt_file(source: str | Path) -> Path:
     return path
 
 
-def _advice(name: str, packaged: Iterable[str]) -> str:
-    known = sorted([*packaged, *BENCHMARKS, *ALIASES])
+def _advice(name: str, sets: Iterable[str]) -> str:
+    known = sorted([*sets, *BENCHMARKS, *ALIASES])
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
         return f"did you mean {close[0]}?"
     hub = f", and a dataset on the Hub is hf:{name}" if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""
     return f"the sets are {', '.join(known)}{hub}"
 
 
-def _packaged() -> dict[str, Path]:
+def packaged() -> dict[str, Path]:
+    """The file of each packaged set by the set's name."""
     folder = Path(__file__).resolve().parent.parent / "micro" / "prompts"
     return {f"micro/{file.stem}": file for file in folder.glob("*.jsonl")}
 

@@ -10,7 +10,7 @@ from rational_jax.data.attacks import attacked
 from rational_jax.data.benchmarks import ALIASES, BENCHMARKS
 from rational_jax.data.files import READERS
 from rational_jax.data.schema import Prompt
-from rational_jax.data.sources import read_prompts
+from rational_jax.data.sources import packaged, read_prompts
 from rational_jax.data.tables import HUB, TFDS
 from rational_jax.errors import UserError
 from rational_jax.storage import read_jsonl
@@ -148,7 +148,7 @@ def find_suite(name: str) -> Suite:
     base, at, _ = name.partition("@")
     if at and ALIASES.get(base, base) in BENCHMARKS:
         return replace(SUITES[ALIASES.get(base, base)], name=name, source=name)
-    if Path(name).suffix in READERS or name.startswith((HUB, TFDS)):
+    if Path(name).suffix in READERS or name.startswith((HUB, TFDS)) or name in packaged():
         return Suite(name=name, title=Path(name).stem, source=name, about=f"The prompts of {Path(name).name}.")
     raise UserError(
         f"sample.suites: there is no suite {name!r}; choose from {', '.join(SUITES)}, or give a prompt file by its path"

@@ -74,6 +74,7 @@ def test_a_file_is_a_suite_of_its_own_and_an_unknown_name_is_none(tmp_path):
     path.write_text("one\ntwo\n")
     assert [prompt.text for prompt in load_suite(str(path))] == ["one", "two"]
     assert find_suite("hf:someone/requests").judge == "refusal"
+    assert find_suite("micro/dev").source == "micro/dev" and load_suite("micro/test", 9) == load_suite("micro", 9)
     with pytest.raises(UserError, match="there is no suite 'xstset'; choose from micro"):
         find_suite("xstset")
 
