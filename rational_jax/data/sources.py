@@ -242,8 +242,17 @@ def read_rationales(source: str | Path) -> list[Rationale]:
 def _rationale(row: Any, where: str, default_id: str) -> Rationale:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object with fields")
-    if {"prompt_id", "layout", "prompt"} <= row.keys():
-        return from_row(row)
+    # A row of `to_row` has turns, which TFDS makes a dict of lists; in other tables with these columns it is a text.
+    turns = row.get("prompt")
+    has_turns = isinstance(turns, list) or (isinstance(turns, dict) and "role" in turns)
+    if has_turns and {"prompt_id", "layout"} <= row.keys():
+        try:
+            return from_row(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{where}: has prompt_id, layout and a list of turns as curated rows do, and is none "
+                f"({type(error).__name__}: {error}); take it as it was written, or give `messages` and no prompt_id"
+            ) from error
     if isinstance(row.get("prompt"), dict):
         return Rationale.from_json(row, where)
     parts = {name: row.get(name) or "" for name in ("reasoning", "answer")}

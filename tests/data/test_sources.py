@@ -155,6 +155,21 @@ def test_no_rationales(tmp_path):
         read_rationales(write(tmp_path, "x.jsonl", ""))
 
 
+def test_rows_that_have_columns_of_curated_ones(tmp_path):
+    row = {"id": "r", "prompt_id": "p", "prompt": "May I?", "layout": "rational", "answer": "Yes."}
+    curated = to_row(rationales(1)[0])
+    del curated["label"]
+    for one, message in (
+        (row, "x.jsonl:1: 'prompt_id' is not a field"),
+        (row | {"prompt": str(curated["prompt"]), "meta": "[]"}, "x.jsonl:1: meta must be an object"),
+        (curated, r"x.jsonl:1: has prompt_id, .*\(KeyError: 'label'\)"),
+        (curated | {"label": "benign", "prompt": ["May I?"]}, r"x.jsonl:1: has prompt_id, .*\(TypeError: "),
+        (curated | {"label": "benign", "sample": "one"}, r"x.jsonl:1: has prompt_id, .*\(ValueError: "),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_rationales(write(tmp_path, "x.jsonl", json.dumps(one)))
+
+
 def questions(tmp_path, name="q.csv", text="May I?,food,yes,1\nAnd that?,,no,2\n"):
     return str(write(tmp_path, name, f"question,topic,toxic,n\n{text}"))
 
