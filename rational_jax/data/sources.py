@@ -13,7 +13,7 @@ from rational_jax.data.benchmark_rows import Row
 from rational_jax.data.benchmarks import ALIASES, BENCHMARKS, PAPER, Benchmark, paper_styles
 from rational_jax.data.fetch import local_files, published_files
 from rational_jax.data.files import READERS
-from rational_jax.data.rationale_dataset import CHECKSUMS, TFDS, read_hf, read_tfds
+from rational_jax.data.rationale_dataset import CHECKSUMS, TFDS, is_tfds, read_hf, read_tfds
 from rational_jax.data.rationale_dataset.columns import from_row
 from rational_jax.data.schema import LAYOUTS, Prompt, Rationale
 from rational_jax.data.splits import grouped_split
@@ -221,19 +221,20 @@ def packaged() -> dict[str, Path]:
 def read_rationales(source: str | Path) -> list[Rationale]:
     """The rationales in a .jsonl, .csv or .parquet file or in a folder.
 
-    The folder is what `write_tfds` or `write_hf` left, or `datasets.save_to_disk` (its train split, if it has splits),
-    or holds .jsonl, .csv and .parquet files, which are read in the order of their names. A row is what
-    `Rationale.to_json` or `write_hf` makes of a rationale, or a prompt as in `read_prompts` with an `answer` and,
-    perhaps, a `reasoning`. Such a row is of layout "rational" with reasoning and "refusal" without.
+    The folder is what `write_tfds` left (or the one of the version in it) or `write_hf`, or `datasets.save_to_disk`
+    (its train split, if it has splits), or holds .jsonl, .csv and .parquet files, which are read in the order of their
+    names. A row is what `Rationale.to_json` or `write_hf` makes of a rationale, or a prompt as in `read_prompts` with
+    an `answer` and, perhaps, a `reasoning`. Such a row is of layout "rational" with reasoning and "refusal" without.
 
     Raises UserError naming file and line where a row is malformed, and where there is no rationale at all.
     """
     path = local_copy(source)
-    if (path / TFDS).is_dir():
-        return read_tfds(path)
-    if (path / CHECKSUMS).is_file():
-        return read_hf(path)
-    found = [_rationale(row, where, default_id) for row, where, default_id in _rationale_rows(path)]
+    if (path / TFDS).is_dir() or is_tfds(path):
+        found = read_tfds(path)
+    elif (path / CHECKSUMS).is_file():
+        found = read_hf(path)
+    else:
+        found = [_rationale(row, where, default_id) for row, where, default_id in _rationale_rows(path)]
     if not found:
         raise UserError(f"{path}: holds no rationale")
     return found

@@ -118,7 +118,10 @@ def test_the_same_rationales_from_every_source(tmp_path):
     datasets.DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(str(tmp_path / "splits"))
     lines = "".join(json.dumps(rationale.to_json()) + "\n" for rationale in expected)
     write(tmp_path, "lines.jsonl", lines)
-    for source in ("tfds", "hf", "parquet", "arrow", "splits", "lines.jsonl"):
+    shutil.copytree(tmp_path / "tfds" / "rationale_dataset" / "1.0.0", tmp_path / "version")
+    for source in ("tfds", "tfds/rationale_dataset/1.0.0", "version"):
+        assert read_rationales(tmp_path / source) == expected, source
+    for source in ("hf", "parquet", "arrow", "splits", "lines.jsonl"):
         assert read_rationales(tmp_path / source) == expected, source
 
 
@@ -153,6 +156,10 @@ def test_no_rationales(tmp_path):
             read_rationales(tmp_path / source)
     with pytest.raises(UserError, match="holds no rationale"):
         read_rationales(write(tmp_path, "x.jsonl", ""))
+    for name, write_dataset in (("tfds", write_tfds), ("hf", write_hf)):
+        write_dataset([], tmp_path / name)
+        with pytest.raises(UserError, match=f"{name}: holds no rationale"):
+            read_rationales(tmp_path / name)
 
 
 def test_rows_that_have_columns_of_curated_ones(tmp_path):

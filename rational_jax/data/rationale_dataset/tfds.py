@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rational_jax.data.rationale_dataset.checksums import FILE as CHECKSUMS
 from rational_jax.data.rationale_dataset.checksums import shard_ranges, verify_checksums, write_checksums
 from rational_jax.data.rationale_dataset.columns import from_row, to_row
 from rational_jax.data.schema import LABELS, LAYOUTS, Rationale
@@ -68,8 +69,12 @@ def write_tfds(rationales: Sequence[Rationale], directory: str | Path, descripti
 
 
 def read_tfds(directory: str | Path) -> list[Rationale]:
-    """What `write_tfds` wrote, in its order. UserError naming the file where one is missing, cut short or changed."""
-    home = Path(directory) / NAME / VERSION
+    """What `write_tfds` wrote, in its order, by its folder or by the one with the version in it.
+
+    UserError naming the file where one is missing, cut short or changed.
+    """
+    directory = Path(directory)
+    home = directory if is_tfds(directory) else directory / NAME / VERSION
     checksums = verify_checksums(home)
     if not checksums["examples"]:
         return []
@@ -78,6 +83,11 @@ def read_tfds(directory: str | Path) -> list[Rationale]:
     builder = tfds.builder_from_directory(home)
     labels = builder.info.features["label"], builder.info.features["layout"]
     return [from_row(_texts(row, *labels)) for row in builder.as_data_source(split=SPLIT)]
+
+
+def is_tfds(directory: Path) -> bool:
+    """Whether this is the folder that TFDS itself is given, with files of `write_tfds` in it."""
+    return (directory / "features.json").is_file() and (directory / CHECKSUMS).is_file()
 
 
 def _features(tfds: Any) -> Any:
