@@ -16,16 +16,17 @@ LONGEST = 16_000
 # So many rejected requests, the last of them the shortest of all, and not one answer: it is not the requests.
 REJECTED = 3
 _CLIPPED = "\n[...]\n"
-_FENCE = re.compile(r"<<<\s*(REQUEST|ANSWER)|(REQUEST|ANSWER)\s*>>>")
+# All brackets on both sides of a name: what is left of them must make no new fence.
+_FENCE = re.compile(r"(?:(?<!<)(?:<{3,}\s*)++)?(REQUEST|ANSWER)(?:\s*>{3,})*")
 
 
 def shown(text: str) -> str:
     """`text` as a judging model may see it: normalised, without template tokens or the fences around it, clipped."""
-    text = _FENCE.sub(lambda match: match[1] or match[2], normalise(text))
-    if len(text) <= LONGEST:
-        return text
-    half = (LONGEST - len(_CLIPPED)) // 2
-    return text[:half] + _CLIPPED + text[-half:]
+    text = normalise(text)
+    if len(text) > LONGEST:
+        half = (LONGEST - len(_CLIPPED)) // 2
+        text = text[:half] + _CLIPPED + text[-half:]
+    return _FENCE.sub(r"\1", text)
 
 
 class AskedJudge(ABC):
@@ -44,7 +45,7 @@ class AskedJudge(ABC):
 
     @property
     def identity(self) -> str:
-        said = [self._model, self._most, LONGEST, self.settings()]
+        said = [self._model, self._most, LONGEST, _FENCE.pattern, self.settings()]
         return f"{self.name}-{sha256_json(said)[:12]}"
 
     @abstractmethod
