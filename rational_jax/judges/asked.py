@@ -19,6 +19,9 @@ _CLIPPED = "\n[...]\n"
 # All brackets on both sides of a name: what is left of them must make no new fence.
 _FENCE = re.compile(r"(?:(?<!<)(?:<{3,}\s*)++)?(REQUEST|ANSWER)(?:\s*>{3,})*")
 
+# What stands between a name and its number. One parenthesis is passed over, "(1-5)", unless it holds the mark: "(4/5)".
+_BEFORE_NUMBER = r"\W{0,8}?(?:\((?!-?[\d.,]+\s*(?:\)|/|(?:out )?of\b))[^()\n]{0,60}\)\W{0,8}?)?"
+
 
 def shown(text: str) -> str:
     """`text` as a judging model may see it: normalised, without template tokens or the fences around it, clipped."""
@@ -45,7 +48,7 @@ class AskedJudge(ABC):
 
     @property
     def identity(self) -> str:
-        said = [self._model, self._most, LONGEST, _FENCE.pattern, self.settings()]
+        said = [self._model, self._most, LONGEST, _FENCE.pattern, _BEFORE_NUMBER, self.settings()]
         return f"{self.name}-{sha256_json(said)[:12]}"
 
     @abstractmethod
@@ -146,7 +149,7 @@ def _answer(completion: Completion) -> tuple[str, str]:
 
 def last_number(name: str, text: str, low: int, high: int) -> int | str:
     """The last number that `text` gives under `name`, or what is wrong with it."""
-    found = re.findall(rf"{name}\W{{0,8}}?(-?\d+(?:[.,]\d+)?)", text, re.IGNORECASE)
+    found = re.findall(rf"{name}{_BEFORE_NUMBER}(-?\d+(?:[.,]\d+)?)", text, re.IGNORECASE)
     if not found:
         return f"the judge gave no {name.lower()}"
     last = found[-1]
