@@ -50,8 +50,10 @@ _CUT = (
     ("google.auth.exceptions", "TransportError"),
     ("botocore.exceptions", "ConnectionError"),
     ("botocore.exceptions", "HTTPClientError"),
+    ("httpx2", "TransportError"),
 )
 _NOBODY = (("aiohttp", "ClientConnectorError"),)
+_TURNED_OFF = (("huggingface_hub.errors", "OfflineModeIsEnabled"),)
 # HTTP's words for "later", besides those from 500 on.
 _LATER = (408, 429)
 # What stores say of a file that is another one when the file is.
@@ -246,13 +248,13 @@ def broken() -> tuple[type[Exception], ...]:
 
 
 def trouble(message: str, error: Exception) -> UserError:
-    """The error to raise for one of a store's: Unreachable where its reason passes without anybody doing something."""
+    """The error to raise for one of a store's or the Hub's: Unreachable where its reason passes by itself."""
     return (Unreachable if _passes(error) else UserError)(message)
 
 
 def _passes(error: Exception) -> bool:
     """Whether a store was overloaded or a connection cut; not where something is missing, forbidden or wrong."""
-    if isinstance(error, FileNotFoundError | PermissionError | ssl.SSLCertVerificationError):
+    if isinstance(error, (FileNotFoundError, PermissionError, ssl.SSLCertVerificationError, *_loaded(_TURNED_OFF))):
         return False
     if status := _status(error):
         return status in _LATER or status >= 500
@@ -263,7 +265,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _status(error: Exception) -> int:
-    """HTTP's status where the error has one, as those of aiohttp, gcsfs, requests and botocore do; else 0."""
+    """HTTP's status where the error has one, as those of aiohttp, gcsfs, the Hub and botocore do; else 0."""
     reply = getattr(error, "response", None)
     if isinstance(reply, dict):
         said = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")

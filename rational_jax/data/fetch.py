@@ -6,6 +6,7 @@ from pathlib import Path
 from rational_jax.data.benchmarks import Benchmark
 from rational_jax.errors import Unreachable, UserError
 from rational_jax.storage import atomic_write_bytes
+from rational_jax.stores import trouble
 
 TIMEOUT_SECONDS = 60.0
 
@@ -60,9 +61,10 @@ def hub_snapshot(name: str, repository: str, revision: str | None, patterns: tup
     except errors.RepositoryNotFoundError as error:
         raise UserError(f"{name}: {page} is not there, or not for you; {copy}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise UserError(f"{name} is not in the local cache and the Hub cannot be reached ({page}); {copy}") from error
+        said = f"{name} is not in the local cache and the Hub cannot be reached ({page}); {copy}"
+        raise trouble(said, error.__cause__ or error) from error
     except errors.HfHubHTTPError as error:
-        raise UserError(f"{name} could not be downloaded from {page}: {str(error).splitlines()[0]}") from error
+        raise trouble(f"{name} could not be downloaded from {page}: {str(error).splitlines()[0]}", error) from error
     except (errors.HTTPError, OSError, RuntimeError) as error:
         # As in `hub.resolve`: a connection that was cut, and not what the file system says, which has a number.
         if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
@@ -82,8 +84,8 @@ def _get(name: str, url: str) -> bytes:
         reply.raise_for_status()
     except httpx2.HTTPError as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{name} could not be downloaded from {url} ({reason}); read a copy of your own: {name}@PATH"
+        raise trouble(
+            f"{name} could not be downloaded from {url} ({reason}); read a copy of your own: {name}@PATH", error
         ) from error
     return reply.content
 

@@ -9,6 +9,7 @@ import numpy as np
 from rational_jax.config import PromptSource
 from rational_jax.data.schema import PROMPT_FIELDS
 from rational_jax.errors import UserError
+from rational_jax.stores import trouble
 
 HUB, TFDS = "hf:", "tfds:"
 
@@ -82,10 +83,10 @@ def _hub(source: PromptSource, repository: str) -> Iterable[Mapping]:
             raise UserError(f"{repository} is gated: ask for access at {page}, then run `hf auth login`") from error
         raise UserError(f"{' '.join(str(error).split())} ({page})") from error
     except (ConnectionError, errors.OfflineModeIsEnabled) as error:
-        raise UserError(f"{repository}: the Hub cannot be reached ({page})") from error
+        raise trouble(f"{repository}: the Hub cannot be reached ({page})", error) from error
     except (datasets.exceptions.DatasetsError, errors.HfHubHTTPError, RuntimeError, ValueError) as error:
         # The library's words say which configurations or splits there are, or that the dataset is a script.
-        raise UserError(f"{repository}: {' '.join(str(error).split())}") from error
+        raise trouble(f"{repository}: {' '.join(str(error).split())}", error) from error
 
 
 def _tfds(source: PromptSource, name: str) -> Iterable[Mapping]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rational_jax.errors import Unreachable, UserError
 from rational_jax.storage import remembered_sha256
-from rational_jax.stores import is_remote, local_copy
+from rational_jax.stores import is_remote, local_copy, trouble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,11 +79,12 @@ def _download(name: str, revision: str | None, weights: bool) -> Path:
     except errors.RepositoryNotFoundError as error:
         raise UserError(f"model {name!r} is neither a directory here nor a (public) model on the Hub") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise UserError(f"model {name!r}{at} is not in the local cache and the Hub cannot be reached") from error
+        said = f"model {name!r}{at} is not in the local cache and the Hub cannot be reached"
+        raise trouble(said, error.__cause__ or error) from error
     except errors.HFValidationError as error:
         raise UserError(f"model {name!r}: no directory of that name, and not a Hub id ({error})") from error
     except errors.HfHubHTTPError as error:
-        raise UserError(f"model {name!r}{at} could not be downloaded: {str(error).splitlines()[0]}") from error
+        raise trouble(f"model {name!r}{at} could not be downloaded: {str(error).splitlines()[0]}", error) from error
     except (errors.HTTPError, OSError, RuntimeError) as error:
         # Of the HTTP library: a connection that was cut; without a number: a file that ended early; RuntimeError is
         # what hf_xet makes of all else. What the file system says has a number and is told as it is.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 
 T = TypeVar("T")
 
@@ -78,12 +78,12 @@ def agreed(action: Callable[[], T]) -> T:
         try:
             told = json.dumps({"value": action()}).encode()
         except UserError as error:
-            told = json.dumps({"error": str(error)}).encode()
+            told = json.dumps({"error": str(error), "passes": isinstance(error, Unreachable)}).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
     letters = np.frombuffer(told, np.uint8) if is_lead() else np.zeros(size, np.uint8)
     heard = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(letters)).astype(np.uint8).tobytes())
     if "error" in heard:
-        raise UserError(heard["error"])
+        raise (Unreachable if heard["passes"] else UserError)(heard["error"])
     return heard["value"]
 
 

@@ -66,7 +66,7 @@ def test_without_the_network_the_cache_is_enough(server, monkeypatch):
     server.shutdown()
     server.server_close()
     assert read_prompts("xstest") == found
-    with pytest.raises(UserError, match="hex-phi is not in the local cache and the Hub cannot be reached") as caught:
+    with pytest.raises(Unreachable, match="hex-phi is not in the local cache and the Hub cannot be reached") as caught:
         read_prompts("hex-phi")
     assert "hex-phi@PATH" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -103,8 +103,8 @@ def test_a_repository_that_cannot_be_read(server, monkeypatch):
     elsewhere(server, monkeypatch, "gone.csv")
     with pytest.raises(UserError, match=r"advbench could not be downloaded from .*404.*advbench@PATH") as caught:
         read_prompts("advbench")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and not isinstance(caught.value, Unreachable)
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match="advbench could not be downloaded from"):
+    with pytest.raises(Unreachable, match="advbench could not be downloaded from"):
         read_prompts("advbench")

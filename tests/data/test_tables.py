@@ -10,7 +10,7 @@ from prompt_hub import COMMIT, GATED, serving
 from rational_jax.config import PromptSource
 from rational_jax.data import tables
 from rational_jax.data.sources import read_prompts
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 
 COLUMNS = {"prompt": "question", "category": "topic"}
 
@@ -77,7 +77,7 @@ def test_without_the_network(server, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's tries
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match="someone/requests: the Hub cannot be reached") as caught:
+    with pytest.raises(Unreachable, match="someone/requests: the Hub cannot be reached") as caught:
         read_prompts("hf:someone/requests")
     assert "\n" not in str(caught.value)
 

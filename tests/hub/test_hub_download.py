@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rational_jax import hub
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 
 pytest.importorskip("torch")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -150,5 +150,17 @@ def test_without_the_network_the_cache_is_enough(server, monkeypatch):
     server.shutdown()
     server.server_close()
     assert hub.resolve(REPOSITORY, COMMIT) == directory
-    with pytest.raises(UserError, match="the Hub cannot be reached"):
+    with pytest.raises(Unreachable, match="the Hub cannot be reached"):
         hub.resolve("someone/other", COMMIT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="the Hub cannot be reached") as caught:
+        hub.resolve("someone/other", COMMIT)
+    assert not isinstance(caught.value, Unreachable), "somebody has turned it off"
+
+
+def test_a_hub_that_is_overloaded(server, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(StandIn, "do_GET", lambda self: self.answer(503))
+    monkeypatch.setattr(StandIn, "do_HEAD", StandIn.do_GET)
+    with pytest.raises(Unreachable, match="the Hub cannot be reached"):
+        hub.resolve(REPOSITORY)

@@ -14,7 +14,7 @@ from rational_jax.parallel.processes import agreed, dissenters, is_lead, join
 
 SCRIPT = """
 import hashlib, json
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 from rational_jax.parallel.processes import agreed, dissenters, is_lead, join
 
 join()
@@ -31,7 +31,15 @@ def refuse():
 try:
     agreed(refuse)
 except UserError as error:
-    found["error"] = str(error)
+    found["error"] = type(error).__name__, str(error)
+
+def lose():
+    raise Unreachable(f"lost by {index}")
+
+try:
+    agreed(lose)
+except UserError as error:
+    found["lost"] = type(error).__name__, str(error)
 found["equal"] = dissenters(hashlib.sha256(b"same").hexdigest())
 found["unequal"] = dissenters(hashlib.sha256(b"%d" % index).hexdigest())
 print(json.dumps(found))
@@ -69,7 +77,8 @@ def test_two_processes():
         assert found["lead"] == (index == 0)
         assert found["value"] == {"of": 0, "text": "é" * 300, "none": None}
         assert found["calls"] == ([0] if index == 0 else []), "the lead alone runs it"
-        assert found["error"] == "refused by 0"
+        assert found["error"] == ["UserError", "refused by 0"]
+        assert found["lost"] == ["Unreachable", "lost by 0"]
         assert (found["equal"], found["unequal"]) == ([], [1])
 
 

@@ -19,7 +19,7 @@ from rational_jax import evaluate
 from rational_jax.config import load_config
 from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import load_suites
-from rational_jax.errors import UserError
+from rational_jax.errors import Unreachable, UserError
 from rational_jax.manifest import Stage
 from rational_jax.storage import sha256_file, sha256_tree
 from rational_jax.workflow import publish
@@ -335,7 +335,7 @@ def test_no_such_name_and_no_network(server, finished):
         publish.publish(wrong)
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match="connection failed"):
+    with pytest.raises(Unreachable, match="connection failed"):
         publish.publish(prepared(finished))
 
 
