@@ -200,7 +200,7 @@ def test_scores_are_kept_and_read_back(tasks, tmp_path):
     )
     scores = capability.run(config, tmp_path / "log.jsonl")
     assert [(one.model, one.task, one.metric, one.mode, one.n) for one in scores] == [
-        ("base", "choice_task", "acc", mode, 3) for mode in ("direct", "reasoning")
+        ("base", "choice_task", "acc", mode, 4) for mode in ("direct", "reasoning")
     ]
     assert all(isinstance(one, Capability) and 0 <= one.value <= 1 for one in scores)
 
