@@ -12,7 +12,9 @@ LEAST_AMOUNTS = 3
 LEAST_CODE = 60  # characters in fences
 
 _STEP = re.compile(
-    r"^\s*(?:\d{1,2}[.)]|[-*•]|step \d{1,2}[:.]?)\s+(?:\W*(?:first|then|next|now|finally)\W+)?\**(\w+)", re.I | re.M
+    # Each part ends with its line: over many empty ones the search would begin anew from each.
+    r"^[^\S\n]*(?:\d{1,2}[.)]|[-*•]|step \d{1,2}[:.]?)\s+(?:[^\w\n]*(?:first|then|next|now|finally)\W+)?\**(\w+)",
+    re.I | re.M,
 )
 _ORDERS = frozenset(
     "access acquire add apply assemble attach boil break build burn buy call click combine compile connect "

@@ -113,12 +113,22 @@ def read_outcomes(config: RunConfig) -> dict[str, list[Outcome]]:
 
 
 def read_judged(root: Path, models: Iterable[str], identity: str) -> dict[str, list[Outcome]]:
-    """Answers of `models` in the run `root`, joined with what the judge of that identity said of them."""
+    """Answers of `models` in the run `root`, joined with what the judge of that identity said of them.
+
+    Raises UserError where the evaluation there was of other answers.
+    """
+    judged = read_stage(root / "evaluate", verb="evaluate")["inputs"]
     said = read_verdicts(read_jsonl(root / "evaluate" / JUDGEMENTS), identity)
     verdicts = {(record["model"], record["answer"]): verdict for record, verdict in said}
     found = {}
     for model in models:
-        answers = read_answers(root, model, read_stage(root / "sample" / model, verb="sample"))
+        sampled = read_stage(root / "sample" / model, verb="sample")
+        if sampled["digest"] != judged.get(f"sample/{model}"):
+            raise UserError(
+                f"{root / 'sample' / model} was sampled after it was evaluated: delete {root / 'evaluate'} and run "
+                "`rational evaluate` again"
+            )
+        answers = read_answers(root, model, sampled)
         found[model] = [outcome(answer, verdicts.get((model, answer.id))) for answer in answers]
     return found
 

@@ -131,6 +131,17 @@ def test_the_report_is_of_what_was_evaluated_whatever_the_configuration_says_now
     assert before == after and after["models"] == ["base"] and len(after["rows"]) == 8
 
 
+def test_answers_that_came_after_the_evaluation_are_not_joined_with_its_verdicts(run_maker, answer_writer, tmp_path):
+    config = run_maker(tmp_path, objects=2, models=("base",))
+    evaluate(config)
+    folder = Path(config.run) / "sample" / "base"
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text("utf-8").splitlines()]
+    shutil.rmtree(folder)
+    answer_writer(Path(config.run), "base", [row | {"answer": "Something else."} for row in rows])
+    with pytest.raises(UserError, match=r"sampled after it was evaluated: delete .*evaluate"):
+        report(config)
+
+
 def test_a_run_that_was_not_evaluated_is_refused(run_maker, tmp_path):
     with pytest.raises(UserError, match="rational evaluate"):
         report(run_maker(tmp_path, objects=2))
