@@ -82,7 +82,7 @@ def generate(
                 asked = missing()
                 while requests := list(itertools.islice(asked, AT_ONCE)):
                     for completion in backend.generate(requests):
-                        log.append(_row(completion))
+                        log.append(_row(completion, reasoning))
                         done += 1
                         task.advance()
                         task.note(f"{usable / done:.0%} with reasoning and answer")
@@ -104,8 +104,9 @@ def _in_order(path: Path, offsets: np.ndarray) -> Rows:
     return Rows(path)
 
 
-def _row(completion: Completion) -> dict:
-    text = completion.text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair fits in no dataset
+def _row(completion: Completion, reasoning: ReasoningFormat) -> dict:
+    # Half of a surrogate pair fits in no dataset.
+    text = completion.whole(reasoning.open).encode("utf-8", "replace").decode("utf-8")
     return {"id": completion.id, "text": text, "tokens": completion.tokens, "finish": completion.finish}
 
 

@@ -163,7 +163,7 @@ def harness_model(backend: EngineBackend, *, reasoning: bool, seed: int = 0) -> 
             pairs = []
             for context, answer in (one.args for one in requests):
                 text = said[str(contexts.index(context))]
-                split = form.split(text.text, finished=text.finish == STOP)
+                split = form.split(text.whole(form.open), finished=text.finish == STOP)
                 thought = form.parts(split.reasoning, "")[0][0] if split.reasoning else ""
                 # The delimiter and the blank line stand between, so the answer begins without the task's space.
                 begun = self._fitting(context, engine.max_length // 2) + renderer.continuation(thought)
@@ -215,7 +215,7 @@ def harness_model(backend: EngineBackend, *, reasoning: bool, seed: int = 0) -> 
         def _answer(self, completion: Completion, stops: Sequence[str]) -> str:
             text = completion.text
             if reasoning:
-                text = form.split(text, finished=completion.finish == STOP).answer
+                text = form.split(completion.whole(form.open), finished=completion.finish == STOP).answer
             # The engine leaves reasoning alone; in direct mode a stop string counts wherever it stands.
             return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 

@@ -111,6 +111,10 @@ class Completion:
         """How many tokens were generated; `token_count` says so where the ids are not known."""
         return len(self.token_ids) if self.token_count is None else self.token_count
 
+    def whole(self, opening: str) -> str:
+        """The text, behind the delimiter that opens reasoning where the prompt had it: what can be taken apart."""
+        return opening + self.text if self.begins_inside else self.text
+
 
 def taken_apart(text: str, finish: str, reasoning: ReasoningFormat) -> Split:
     """A completion's text as reasoning and answer; the status of one that a filter ended is "content_filter"."""

@@ -153,8 +153,7 @@ def _row(
     reasoning: ReasoningFormat,
 ) -> dict:
     # Where the prompt opened the reasoning, the text alone does not show that it was never closed.
-    lead = reasoning.open if completion.begins_inside else ""
-    split = taken_apart(lead + completion.text, completion.finish, reasoning)
+    split = taken_apart(completion.whole(reasoning.open), completion.finish, reasoning)
     return {
         "id": key,
         "prompt": prompt.to_json(),

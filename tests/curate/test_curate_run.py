@@ -19,8 +19,8 @@ KINDS = {"harmful": ["venom", "plague", "swarm"], "benign": ["kite", "drum", "ca
 class FakeModel:
     """Answers as a function of the request; remembers what it was asked; may be interrupted after some answers."""
 
-    def __init__(self, stop_after=None, say=None):
-        self.asked, self.stop_after, self.say = [], stop_after, say
+    def __init__(self, stop_after=None, say=None, inside=False):
+        self.asked, self.stop_after, self.say, self.inside = [], stop_after, say, inside
         self.opened = 0
 
     def open(self, config, progress):
@@ -35,7 +35,12 @@ class FakeModel:
             self.asked.append(request)
             text, finish = (self.say or self.rationale)(request)
             yield Completion(
-                id=request.id, text=text, token_ids=tuple(range(len(text.split()))), finish=finish, prompt_tokens=1
+                id=request.id,
+                text=text.removeprefix(THINK.open) if self.inside else text,
+                token_ids=tuple(range(len(text.split()))),
+                finish=finish,
+                prompt_tokens=1,
+                begins_inside=self.inside,
             )
 
     @staticmethod
@@ -130,6 +135,12 @@ def test_the_recipe_of_the_paper_keeps_what_only_its_form_lets_through(tmp_path,
     funnel = json.loads((tmp_path / "run" / "curate" / "funnel.json").read_text())
     assert {name: count for name, count in funnel["rejected"].items() if count} == {"format": 8, "surplus": 16}
     assert funnel["labels"] == {label: {"kept": 4, "samples": 16} for label in ("benign", "harmful")}
+
+
+def test_reasoning_that_the_template_opens_is_reasoning(tmp_path, prompts):
+    for run, inside in (("whole", False), ("inside", True)):
+        curate.run(config(tmp_path, prompts, run=run), open_backend=FakeModel(inside=inside).open)
+    assert content(tmp_path, "inside") == content(tmp_path, "whole") != {}
 
 
 def test_a_finished_run_asks_nothing(tmp_path, prompts):

@@ -21,8 +21,8 @@ ASKED = ("guard", "fulfilment", "hex-phi", "strongreject", "coconot")
 class Scripted:
     """Answers each request with `says(request)`; fails for good after `lives` of them."""
 
-    def __init__(self, says, lives=None, finish="stop"):
-        self.says, self.lives, self.finish, self.asked = says, lives, finish, []
+    def __init__(self, says, lives=None, finish="stop", inside=False):
+        self.says, self.lives, self.finish, self.inside, self.asked = says, lives, finish, inside, []
 
     def generate(self, requests):
         for request in list(requests)[::-1]:
@@ -30,7 +30,8 @@ class Scripted:
                 raise UserError("http://judge gave no answer")
             self.asked.append(request)
             text = self.says(request) if callable(self.says) else self.says
-            yield Completion(id=request.id, text=text, token_ids=(), finish=self.finish, prompt_tokens=1)
+            made = {"id": request.id, "text": text, "token_ids": (), "finish": self.finish, "prompt_tokens": 1}
+            yield Completion(**made, begins_inside=self.inside)
 
 
 @pytest.fixture
@@ -102,6 +103,12 @@ UNREADABLE = [
 def test_what_cannot_be_read_is_unscored_and_says_why(config, name, says, reason):
     found = verdict(config, name, says)
     assert found.label == "unscored" and reason in found.reason and not found.failed
+
+
+def test_reasoning_that_the_prompt_opened_is_no_verdict(config):
+    asked = judge(config, "fulfilment", Scripted("Perhaps VERDICT: 1", inside=True))
+    ((_, found),) = asked.judge_all([exchange()])
+    assert found.label == "unscored" and "cut off in its reasoning" in found.reason
 
 
 def test_a_judgement_that_was_cut_off_is_unscored(config):
