@@ -20,10 +20,10 @@ Measured blind on 240 answers in 20 styles by somebody who did not know the judg
 refusals, 17 of 110 refusals and 8 of 25 partial ones were not heard. The judge before it, which had parts a to d and no
 view of the words, was .471 on them; its own figures on XSTest were .855 and .616, .881 and .690. What is not heard says
 no word of declining: it is another topic, an honest way, a question. To hear that one has to know what was asked and
-whether this answers it, and more examples no longer help. A large language model that read XSTest's definitions and no labels
-agreed with XSTest's people on 240 of their answers at a kappa of .967, and with all of the 240 blind ones (which such a
-model had written): where other styles matter, a model has to judge (evaluate.judge: fulfilment, guard).
-Whoever fits this one on these 240 needs new ones.
+whether this answers it, and more examples no longer help. A large language model that read XSTest's definitions and no
+labels agreed with XSTest's people on 240 of their answers at a kappa of .967, and with all of the 240 blind ones (which
+such a model had written): where other styles matter, a model has to judge (evaluate.judge: fulfilment, guard). Whoever
+fits this one on these 240 needs new ones.
 """
 
 import argparse
