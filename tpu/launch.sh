@@ -11,7 +11,7 @@
 #
 # `train`, `curate` and `sample` work on all hosts together. The other verbs work on one: on a single host start them as
 # they are, on a pod with --lead, which runs them on worker 0 of the first slice and its chips alone. A job that is at
-# work already is left alone. Exit code 75 of `rational` (its machine is being taken, all is saved) starts it again
+# work already is left alone. Exit code 75 of `rational` (the machine is being taken, a store is away) starts it again
 # where the machine stays.
 # shellcheck source=tpu/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

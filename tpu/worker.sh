@@ -98,7 +98,7 @@ keep() {
     "$environment/bin/rational" "$@" || code=$?
     case $code in
     0 | 2 | 130) break ;; # done; something to mend; stopped
-    75) ;;                # saved, and may go on if this machine stays
+    75) ;;                # saved, or a store was out of reach
     *)
       restarts=$((restarts + 1))
       if [ "$restarts" -gt "$RESTARTS" ]; then break; fi
