@@ -10,7 +10,7 @@ from rational_jax.errors import UserError
 from rational_jax.progress import Progress
 from rational_jax.sample.backends import Backend
 from rational_jax.sample.requests import STOP, Request
-from rational_jax.storage import JsonlLog
+from rational_jax.storage import JsonlLog, alone
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import THINK
 
@@ -25,8 +25,9 @@ def write_missing(config: RunConfig, progress: Progress, open_backend: OpenBacke
     """Has the model of `evaluate.judge_model` write what `sample.attacks` needs of it and RUN/sample does not have.
 
     Each row of the file has the hash of request and style, both of them, the wording, and the model. Where the model
-    would not, or was cut off, the wording is empty and that prompt is left out of the attack. Raises UserError for an
-    unknown attack, where no model is named, and where it fails; what there is by then is kept.
+    would not, or was cut off, the wording is empty and that prompt is left out of the attack. Another process of this
+    machine that samples another model of the run meanwhile waits, so that all models meet the same wordings. Raises
+    UserError for an unknown attack, where no model is named, and where it fails; what there is by then is kept.
     """
     first = [check(attack)[0] for attack in config.sample.attacks]
     styles = list(dict.fromkeys(part.removeprefix(MODEL) for part in first if part.startswith(MODEL)))
@@ -35,7 +36,8 @@ def write_missing(config: RunConfig, progress: Progress, open_backend: OpenBacke
     suites = load_suites(config.sample.suites, config.sample.limit)
     texts = list(dict.fromkeys(p.text for prompts in suites.values() for p in prompts if p.label != "benign"))
     wanted = {rewrite_key(text, style): (text, style) for style in styles for text in texts}
-    with JsonlLog(Path(config.run) / "sample" / REWRITES) as log:
+    folder = Path(config.run) / "sample"
+    with alone(folder), JsonlLog(folder / REWRITES) as log:
         there = {row["key"] for row in log.records()}
         missing = {key: pair for key, pair in wanted.items() if key not in there}
         if not missing:

@@ -1,7 +1,9 @@
 """Attacks: round trips on Unicode, composition, what an attacked prompt keeps, and attacks that a model words."""
 
+import contextlib
 import json
 import random
+import threading
 
 import pytest
 
@@ -10,7 +12,9 @@ from rational_jax.data.attacks import MODEL, PREFILL, STYLES, TRANSFORMS, attack
 from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import configured_suites
 from rational_jax.errors import UserError
+from rational_jax.progress import SILENT
 from rational_jax.sample import Completion
+from rational_jax.sample.rewrites import write_missing
 from rational_jax.sample.run import run
 from rational_jax.text.chat import Message
 
@@ -183,6 +187,28 @@ def test_model_made_attacks_are_written_once_and_kept(tmp_path):
     shutil.rmtree(tmp_path / "run/sample/base")
     run(again, "base", open_backend=open_backend)
     assert len(backends) == 3  # the model that answers, and nobody to write
+
+
+def test_two_models_that_are_sampled_at_once_meet_one_wording(tmp_path):
+    made = config(tmp_path, ("model:slang",), name="rewriter", endpoint="http://x/v1")
+    both, asked = threading.Barrier(2, timeout=0.5), []
+
+    class Slow(Rewriter):
+        def generate(self, requests):
+            asked.extend(requests)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait()  # for the other one, which must not get here meanwhile
+            yield from super().generate(requests)
+
+    def write():
+        write_missing(made, SILENT, lambda *_: Slow())
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(request.id for request in asked) == sorted({request.id for request in asked})
 
 
 def test_what_is_missing_for_model_made_attacks_is_said(tmp_path):
