@@ -53,7 +53,8 @@ _CUT = (
     ("httpx2", "TransportError"),
 )
 _NOBODY = (("aiohttp", "ClientConnectorError"),)
-_TURNED_OFF = (("huggingface_hub.errors", "OfflineModeIsEnabled"),)
+# What stays as it is until somebody mends it, in libraries that tell it as a connection that was cut.
+_LASTING = ("CERTIFICATE_VERIFY_FAILED", "SSLCertVerificationError", "OfflineModeIsEnabled", "UnsupportedProtocol")
 # HTTP's words for "later", besides those from 500 on.
 _LATER = (408, 429)
 # What stores say of a file that is another one when the file is.
@@ -252,9 +253,27 @@ def trouble(message: str, error: Exception) -> UserError:
     return (Unreachable if _passes(error) else UserError)(message)
 
 
+def broken_off(what: str, error: Exception) -> UserError:
+    """The error to raise where the Hub's library failed in the middle of a download, `what`.
+
+    What the file system says has a number, and is raised as it is.
+    """
+    if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
+        raise error
+    # A file that ended early has no number. RuntimeError is what hf_xet makes of all else, a full disk among it.
+    kind = UserError if isinstance(error, RuntimeError) or _lasts(error) else Unreachable
+    return kind(f"{what} broke off ({first_line(error)}); the same command goes on where it was")
+
+
+def _lasts(error: BaseException | None) -> bool:
+    if error is None:
+        return False
+    return any(word in f"{type(error).__name__}: {error}" for word in _LASTING) or _lasts(error.__cause__)
+
+
 def _passes(error: Exception) -> bool:
     """Whether a store was overloaded or a connection cut; not where something is missing, forbidden or wrong."""
-    if isinstance(error, (FileNotFoundError, PermissionError, ssl.SSLCertVerificationError, *_loaded(_TURNED_OFF))):
+    if isinstance(error, FileNotFoundError | PermissionError) or _lasts(error):
         return False
     if status := _status(error):
         return status in _LATER or status >= 500

@@ -5,6 +5,7 @@ import socket
 import ssl
 
 import fsspec
+import httpx2
 import numpy as np
 import pytest
 from range_server import Shelf, shelved
@@ -165,6 +166,10 @@ def test_what_passes_by_itself(error):
         OSError("Forbidden: what gcsfs makes of 403"),
         OSError(errno.ENOSPC, "the disk is full"),
         ssl.SSLCertVerificationError("a wrong certificate"),
+        httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"),
+        raised_from(httpx2.ConnectError("failed"), ssl.SSLCertVerificationError("a wrong certificate")),
+        httpx2.UnsupportedProtocol("ftp://"),
+        ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"),
         StoreError(401),
         raised_from(PermissionError("refused"), replied(403)),
     ],

@@ -12,7 +12,7 @@ checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 environment=${RATIONAL_ENVIRONMENT:-$HOME/rational-env}
 job=${RATIONAL_JOB:-$HOME/rational-run}
 mount=/mnt/rational
-RESTARTS=${RATIONAL_RESTARTS:-3} # after an error that another worker's death may have caused
+RESTARTS=${RATIONAL_RESTARTS:-3} # after what another worker's death may have caused
 PAUSE=${RATIONAL_PAUSE:-60}      # seconds before that, in which the others notice too
 
 die() {
@@ -67,7 +67,7 @@ start() {
 }
 
 keep() {
-  local secret='' restarts=0 code
+  local secret='' restarts=0 begun code
   while [ "$1" != -- ]; do
     case $1 in
     --secret)
@@ -94,17 +94,17 @@ keep() {
   cd "$checkout"
   while true; do
     echo "$(date -u +%FT%TZ) $(hostname): rational $*"
-    code=0
+    code=0 begun=$SECONDS
     "$environment/bin/rational" "$@" || code=$?
     case $code in
     0 | 2 | 130) break ;; # done; something to mend; stopped
-    75) ;;                # saved, or a store was out of reach
-    *)
+    esac
+    # 75 is saved, or a store was out of reach, and goes on; what it ends with at once, again and again, may be for good.
+    if [ "$code" -ne 75 ] || [ $((SECONDS - begun)) -lt "$PAUSE" ]; then
       restarts=$((restarts + 1))
       if [ "$restarts" -gt "$RESTARTS" ]; then break; fi
       echo "ended with $code; start $restarts of $RESTARTS in $PAUSE seconds"
-      ;;
-    esac
+    fi
     sleep "$PAUSE"
   done
   echo "$code" >"$job/code"

@@ -172,7 +172,8 @@ def _unknown(key: str) -> str:
     keys = list(_all_keys())
     of, _, last = key.rpartition(".")
     if key in keys:
-        return f"{_shown(key)} is of one item of {of}, and no key by itself: write {of}={{{last}: ...}}"
+        item = ", ".join(f"{name}: ..." for name in dict.fromkeys(("source", last)))
+        return f"{_shown(key)} is of one item of {of}, and no key by itself: write {of}={{{item}}}"
     # The same word elsewhere (a forgotten section) is a better guess than a word that looks like it.
     near = [k for k in keys if k.rpartition(".")[2] == last] or difflib.get_close_matches(key, keys, 1, 0.6)
     if not near:

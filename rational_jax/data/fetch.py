@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from rational_jax.data.benchmarks import Benchmark
-from rational_jax.errors import Unreachable, UserError
+from rational_jax.errors import UserError
 from rational_jax.storage import atomic_write_bytes
-from rational_jax.stores import trouble
+from rational_jax.stores import broken_off, trouble
 
 TIMEOUT_SECONDS = 60.0
 
@@ -66,14 +66,7 @@ def hub_snapshot(name: str, repository: str, revision: str | None, patterns: tup
     except errors.HfHubHTTPError as error:
         raise trouble(f"{name} could not be downloaded from {page}: {str(error).splitlines()[0]}", error) from error
     except (errors.HTTPError, OSError, RuntimeError) as error:
-        # As in `hub.resolve`: a connection that was cut, and not what the file system says, which has a number.
-        if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        kind = UserError if isinstance(error, RuntimeError) else Unreachable
-        raise kind(
-            f"{name}: the download from {page} broke off ({reason}); the same command goes on where it was"
-        ) from error
+        raise broken_off(f"{name}: the download from {page}", error) from error
 
 
 def _get(name: str, url: str) -> bytes:

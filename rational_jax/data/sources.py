@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def iter_prompts(source: Sources, limit: int | None = None) -> Iterator[Prompt]:
 
     - a published set by name ("xstest"; see `BENCHMARKS`), or a copy of it ("xstest@PATH", a file or a folder);
       ids begin with the set's name, labels, categories, styles and base prompts are as its authors have them;
-    - "hf:ORGANISATION/NAME", any dataset on the Hub, or "tfds:NAME" or "tfds:FOLDER", one of TFDS;
+    - "hf:ORGANISATION/NAME", any dataset on the Hub, or "tfds:NAME" or "tfds:FOLDER", one of TFDS; where a later part
+      of the list names another configuration or split of it, the ids of that end in "@" and their names;
     - a .jsonl, .csv, .tsv, .parquet or .txt file; a row without an id gets one from the file's name and its line, and
       each line of a .txt file that is not blank is a prompt;
     - a packaged set ("micro/sft").
@@ -55,9 +57,14 @@ def iter_prompts(source: Sources, limit: int | None = None) -> Iterator[Prompt]:
     is taken has two labels.
     """
     seen = _Seen()
+    parts: dict[str, tuple] = {}
     count = 0
     for one in _listed(source):
         found, where = _of_source(one), one.where
+        part = one.config, one.split
+        if parts.setdefault(one.source, part) != part:  # its rows may be numbered as those of the first
+            name = ":".join(filter(None, part)) or "default"
+            found = ((replace(prompt, id=f"{prompt.id}@{name}"), f"{place} ({name})") for prompt, place in found)
         if where.get("style") == PAPER:
             found = list(found)
             where = where | {"style": paper_styles({prompt.style for prompt, _ in found})}

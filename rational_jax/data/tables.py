@@ -44,12 +44,10 @@ def read_table(source: PromptSource) -> Iterator[tuple[Any, str, str]]:
     """Rows of a "hf:" or "tfds:" source, each with the place it stands at and the id it has if it names none.
 
     They are streamed. Where no columns are named, `id, messages, prompt, text, label, category` and the like are taken
-    by their names, and of the others those that are plain values go to `meta`. Configuration and split are part of that
-    id where the source names them, as several parts of one dataset may be read together.
+    by their names, and of the others those that are plain values go to `meta`.
     """
     kind, name = (HUB, _hub) if source.source.startswith(HUB) else (TFDS, _tfds)
     title = source.source.removeprefix(kind)
-    part = ":".join(filter(None, (title, source.config, source.split)))
     for number, row in enumerate(name(source, title), start=1):
         where = f"{title}:{number}"
         if not source.columns:
@@ -59,7 +57,7 @@ def read_table(source: PromptSource) -> Iterator[tuple[Any, str, str]]:
         found = mapped(row, source, where)
         if found.get("id") is not None:
             found = dict(found) | {"id": f"{title}:{found['id']}"}
-        yield {"source": title, **found}, where, f"{part}:{number}"
+        yield {"source": title, **found}, where, where
 
 
 def _hub(source: PromptSource, repository: str) -> Iterable[Mapping]:

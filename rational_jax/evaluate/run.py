@@ -67,6 +67,7 @@ def run(config: RunConfig, progress: Progress = SILENT, *, retry_unscored: bool 
         # Imported where it is used: it brings the engine, which nothing else here needs.
         from rational_jax.evaluate import capability
 
+        del judge  # with its model, if it had one: the next ones want the memory
         scores = capability.run(config, stage.directory / CAPABILITY, progress)
         results = dataclasses.replace(results, capability=scores)
     write_results(results, stage.directory / RESULTS)

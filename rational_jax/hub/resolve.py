@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rational_jax.errors import Unreachable, UserError
+from rational_jax.errors import UserError
 from rational_jax.storage import remembered_sha256
-from rational_jax.stores import is_remote, local_copy, trouble
+from rational_jax.stores import broken_off, first_line, is_remote, local_copy, trouble
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,8 +45,8 @@ def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> 
 
     Only safetensors, configuration, tokenizer and licence files are fetched, never a pickle. `revision`
     is a branch, tag or commit of a Hub repository. Without `weights` only its config.json is fetched, which
-    `load_config` needs. Raises UserError where there is no such model or no network, Unreachable where the connection
-    breaks.
+    `load_config` needs. Raises UserError where there is no such model, Unreachable where the Hub cannot be reached or
+    the connection breaks.
     """
     if is_remote(name):
         if revision is not None:
@@ -86,14 +86,7 @@ def _download(name: str, revision: str | None, weights: bool) -> Path:
     except errors.HfHubHTTPError as error:
         raise trouble(f"model {name!r}{at} could not be downloaded: {str(error).splitlines()[0]}", error) from error
     except (errors.HTTPError, OSError, RuntimeError) as error:
-        # Of the HTTP library: a connection that was cut; without a number: a file that ended early; RuntimeError is
-        # what hf_xet makes of all else. What the file system says has a number and is told as it is.
-        if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
-            raise
-        kind = UserError if isinstance(error, RuntimeError) else Unreachable
-        raise kind(
-            f"model {name!r}{at}: the download broke off ({_first_line(error)}); the same command goes on where it was"
-        ) from error
+        raise broken_off(f"model {name!r}{at}: the download", error) from error
     if weights and not any(found.glob("*.safetensors")):
         raise UserError(
             f"model {name!r}{at} has no safetensors weights on the Hub; pickle files can run code and are refused"
@@ -139,8 +132,4 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{path}: the tokenizer cannot be loaded ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: the tokenizer cannot be loaded ({first_line(error)})") from error

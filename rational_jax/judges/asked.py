@@ -19,8 +19,12 @@ _CLIPPED = "\n[...]\n"
 # All brackets on both sides of a name: what is left of them must make no new fence.
 _FENCE = re.compile(r"(?:(?<!<)(?:<{3,}\s*)++)?(REQUEST|ANSWER)(?:\s*>{3,})*")
 
-# What stands between a name and its number. One parenthesis is passed over, "(1-5)", unless it holds the mark: "(4/5)".
-_BEFORE_NUMBER = r"\W{0,8}?(?:\((?!-?[\d.,]+\s*(?:\)|/|(?:out )?of\b))[^()\n]{0,60}\)\W{0,8}?)?"
+# What stands between a name and its number. One bracket is passed over, "(1-5)", unless it holds the mark: "(4)", "(4
+# out of 5)". Behind it only a number that has a line for itself is taken from another line: "(harmful)\n\n1. It ...".
+_BEFORE_NUMBER = (
+    r"\W{0,8}?(?:[(\[](?!-?[\d.,]+\s*(?:[)\]]|(?:out )?of\b))[^()\[\]\n]{0,60}[)\]]"
+    r"(?:[^\w\n]{0,8}?|[^\w\n]{0,8}\n\s{0,4}(?=-?\d+\s*$)))?"
+)
 
 
 def shown(text: str) -> str:
@@ -89,7 +93,7 @@ class AskedJudge(ABC):
                     requests[exchange.id] = self.request(exchange, self._backend)
                 except Rejected as error:
                     del waiting[exchange.id]
-                    yield exchange.id, Verdict(label="unscored", reason=error.problem)
+                    yield exchange.id, Verdict(label="unscored", reason=error.problems[exchange.id])
             while len(rejected) < len(waiting):
                 asked = [requests[name] for name in waiting if name not in rejected]
                 doubted = not answered and len(rejected) == REJECTED - 1
@@ -105,7 +109,7 @@ class AskedJudge(ABC):
                 except Rejected as error:
                     if doubted:
                         raise
-                    rejected[error.request] = error.problem
+                    rejected |= error.problems
         except UserError as error:
             failure = str(error)
             if not answered:
@@ -149,7 +153,7 @@ def _answer(completion: Completion) -> tuple[str, str]:
 
 def last_number(name: str, text: str, low: int, high: int) -> int | str:
     """The last number that `text` gives under `name`, or what is wrong with it."""
-    found = re.findall(rf"{name}{_BEFORE_NUMBER}(-?\d+(?:[.,]\d+)?)", text, re.IGNORECASE)
+    found = re.findall(rf"{name}{_BEFORE_NUMBER}(-?\d+(?:[.,]\d+)?)", text, re.IGNORECASE | re.MULTILINE)
     if not found:
         return f"the judge gave no {name.lower()}"
     last = found[-1]

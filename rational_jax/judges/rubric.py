@@ -103,7 +103,7 @@ class RubricJudge(AskedJudge):
             kinds = self._rubrics.get(exchange.subcategory.lower())
             if kinds is None:
                 problem = f"CoCoNot's rubric file has nothing on the subcategory {exchange.subcategory!r}"
-                raise Rejected(problem, request=exchange.id, problem=problem)
+                raise Rejected(problem, {exchange.id: problem})
             filled |= {"rubric_refusal": kinds["refusal"], "rubric_compliance": kinds["compliance"]}
         # One pass: what stands in braces in an answer is text.
         text = _PLACE.sub(lambda match: filled.get(match[1], match[0]), self._template)

@@ -50,13 +50,18 @@ class EngineBackend:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         requests = list(requests)
-        return self._marked(requests, self.engine.generate(requests))
+        completions = self.engine.generate(requests)
+        return self._marked(requests, completions) if self.renderer.reasoning.open else completions
 
     def _marked(self, requests: list[Request], completions: Iterator[Completion]) -> Iterator[Completion]:
         asked = {request.id: request for request in requests}
+        known: dict[tuple, bool] = {}  # one look for all samples of a prompt
         for completion in completions:
-            inside = begins_inside(self.renderer, asked[completion.id])
-            yield dataclasses.replace(completion, begins_inside=inside)
+            request = asked[completion.id]
+            prompt = request.messages, request.prompt_ids
+            if prompt not in known:
+                known[prompt] = begins_inside(self.renderer, request)
+            yield dataclasses.replace(completion, begins_inside=known[prompt])
 
 
 def model_directory(config: RunConfig, model: str) -> Path:

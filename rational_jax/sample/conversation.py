@@ -62,6 +62,7 @@ class Conversation:
                 yield from pieces.more(event)
         else:
             (done,) = self._backend.generate([request])
+            lead = done.whole(self._form.open).removesuffix(done.text)
         self.last = taken_apart(lead + done.text, done.finish, self._form)
         if not isinstance(self._backend, EngineBackend):
             if self.last.reasoning:

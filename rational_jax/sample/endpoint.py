@@ -215,7 +215,7 @@ class EndpointBackend:
         problem = " ".join(problem[:_SHOWN].split())
         message = f"request {request.id!r}: {self._url} gave no answer: {problem}; {hint}"
         if status in _REJECTED:
-            return Rejected(message, request=request.id, problem=problem)
+            return Rejected(message, {request.id: problem})
         return UserError(message)
 
 

@@ -185,7 +185,7 @@ class Engine:
 
     def render(self, requests: list[Request]) -> list[Job]:
         """The requests with their prompts as tokens. Raises UserError as `generate` does, Rejected for one too long."""
-        jobs = []
+        jobs, problems = [], {}
         for _, group in itertools.groupby(requests, key=lambda r: (r.messages, r.prompt_ids, r.max_new_tokens)):
             alike = list(group)
             tokens = prompt_tokens(self.renderer, alike[0])
@@ -199,13 +199,13 @@ class Engine:
                     )
                 if len(tokens) + request.max_new_tokens > self.max_length:
                     over = f"{len(tokens)} prompt tokens and max_new_tokens={request.max_new_tokens} exceed"
-                    raise Rejected(
-                        f"request {request.id!r}: {over} engine.max_length={self.max_length}",
-                        request=request.id,
-                        problem=f"{over} max_length={self.max_length}",  # a judge's section has one of its own
-                    )
+                    problems[request.id] = f"{over} max_length={self.max_length}"
             prompt = self.prompt(tokens, len(alike))
             jobs += [Job(generated=self._generated(request), prompt=prompt, asked=prompt) for request in alike]
+        if problems:
+            name, problem = next(iter(problems.items()))
+            # A judge's section has a `max_length` of its own, so what is said of each does not name the engine's.
+            raise Rejected(f"request {name!r}: {problem.replace('max_length', 'engine.max_length')}", problems)
         return jobs
 
     def prompt(self, tokens: tuple[int, ...], waiting: int) -> Prompt:

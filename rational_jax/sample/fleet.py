@@ -19,7 +19,7 @@ from rational_jax.errors import UserError
 from rational_jax.parallel.mailbox import mailbox
 from rational_jax.parallel.processes import is_lead
 from rational_jax.progress import Progress
-from rational_jax.sample.requests import Completion, Request, check_ids
+from rational_jax.sample.requests import Completion, Rejected, Request, check_ids
 
 LEAD = 0
 REPORT_SECONDS = 0.5
@@ -77,7 +77,8 @@ class Fleet:
                     missing.remove(process)
                 yield from _COMPLETIONS.validate_python(note["completions"])
                 if "error" in note:
-                    raise UserError(f"process {process}: {note['error']}")
+                    said = f"process {process}: {note['error']}"
+                    raise Rejected(said, note["problems"]) if note["problems"] else UserError(said)
 
 
 def deal(requests: Sequence[Request], shares: int) -> list[list[Request]]:
@@ -152,7 +153,7 @@ def _generate(backend: Any, requests: list[Request]) -> None:
                 if mailbox().waiting(LEAD):
                     break
     except UserError as error:
-        problem = {"error": str(error)}
+        problem = {"error": str(error), "problems": error.problems if isinstance(error, Rejected) else {}}
     _report(ready, ended=True, **problem)
 
 

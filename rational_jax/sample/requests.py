@@ -15,11 +15,14 @@ STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
 
 
 class Rejected(UserError):
-    """The backend will not answer this request, whatever it says to others. `problem` is what is wrong with it."""
+    """The backend will not answer these requests, whatever it says to others.
 
-    def __init__(self, message: str, *, request: str, problem: str):
+    `problems` has what is wrong with each, by its id; the message is about the first.
+    """
+
+    def __init__(self, message: str, problems: dict[str, str]):
         super().__init__(message)
-        self.request, self.problem = request, problem
+        self.problems = problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ class Completion:
 
     `text` ends before a stop string, `token_ids` with the token that completed it. `forced_at` is how many tokens had
     been sampled when the budget for reasoning ended it; the closing delimiter follows there, with log-probability 0.
-    `begins_inside` says that the text begins inside of reasoning, which the prompt opened (an endpoint does not tell).
+    `begins_inside` says that the text begins inside of reasoning, which the prompt opened with a delimiter (an endpoint
+    does not tell).
     `logprobs` are one a token, `prompt_logprobs` one a token of the prompt, of which the first has none; beside these,
     `prompt_best` has the most probable token of each place and its own.
     """

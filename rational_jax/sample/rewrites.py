@@ -79,6 +79,7 @@ def helper(config: RunConfig) -> RunConfig:
     engine = {key: getattr(section, key) for key in EngineSection.model_fields}
     engine["endpoint_model"] = section.endpoint_model or section.name
     update = {"model": config.model.model_copy(update=model), "engine": EngineSection(**engine)}
+    update["chat"] = config.chat.model_copy(update={"reasoning": "think"})  # as its answers are taken apart
     for verb in ("curate", "sample"):
         asked = getattr(config, verb)
         most = min(asked.max_new_tokens, section.max_length)

@@ -42,13 +42,17 @@ def prompt_tokens(renderer: PromptRenderer, request: Request) -> tuple[int, ...]
     return (*renderer.prompt(before), *(renderer.continuation(begun) if begun else ()))
 
 
+# Tokens at the end of a prompt that have room for a delimiter.
+_TAIL = 32
+
+
 def begins_inside(renderer: PromptRenderer, request: Request) -> bool:
     """Whether what the model is to write begins inside of reasoning, which some templates open themselves."""
     form, begun, tokens = renderer.reasoning, "", request.prompt_ids
     if tokens is None:
         before, begun = _begun(renderer, request)
         tokens = renderer.prompt(before)
-    opened = renderer.decode(tokens).rstrip().endswith(form.open)  # as every text does in the plain format
+    opened = renderer.decode(tokens[-_TAIL:]).rstrip().endswith(form.open)  # as every text does in the plain format
     return find_stop(begun, (), form, opened)[1]
 
 

@@ -64,7 +64,7 @@ def serve(
 
 
 def _bound(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
-    """A socket for each address of the host, to which nobody can connect yet; UserError where there can be none."""
+    """A socket for each address of the host, where connections wait; UserError where there can be none."""
     places, problems = [], []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -77,6 +77,7 @@ def _bound(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.so
             if family == socket.AF_INET6:
                 place.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             place.bind(address)
+            place.listen()  # before that another server could bind it too
             places.append(place)
         except OSError as error:
             problems.append(error)

@@ -76,7 +76,7 @@ class TransformersBackend:
             token_ids=tuple(tokens),
             finish=finish,
             prompt_tokens=prompt.shape[1],
-            begins_inside=inside,
+            begins_inside=inside and bool(self.renderer.reasoning.open),
         )
 
     def _draws(self, request: Request) -> dict[str, Any]:

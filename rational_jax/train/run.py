@@ -60,7 +60,8 @@ def run(config: RunConfig, arm: str, progress: Progress = SILENT) -> None:
         stages.append(Stage.open(directory, verb="train", settings=settings, inputs=inputs))
         kept = directory / "checkpoints"
         # A last checkpoint that was damaged has been deleted; whoever deletes them all is done with them.
-        if stages[0].complete and kept.is_dir() and not (kept / str(section.steps)).is_dir():
+        left = {step.name for step in kept.iterdir() if step.name.isdigit()} if kept.is_dir() else ()
+        if stages[0].complete and left and str(section.steps) not in left:
             stages[0].reopen()
         return stages[0].complete
 

@@ -32,21 +32,23 @@ def test_a_dataset_of_the_hub_by_its_columns(server):
     )
     found = read_prompts(source)
     assert [(p.id, p.text, p.category, p.label, p.source, p.meta) for p in found] == [
-        ("someone/requests:test:1", "May I?", "x", "benign", "someone/requests", {"subject": "x"}),
-        ("someone/requests:test:2", "And that?", "y", "harmful", "someone/requests", {"subject": "y"}),
+        ("someone/requests:1", "May I?", "x", "benign", "someone/requests", {"subject": "x"}),
+        ("someone/requests:2", "And that?", "y", "harmful", "someone/requests", {"subject": "y"}),
     ]
-    assert [p.id for p in read_prompts(source, limit=1)] == ["someone/requests:test:1"]
+    assert [p.id for p in read_prompts(source, limit=1)] == ["someone/requests:1"]
     # Columns that are called as ours are need no map; of the others what is a plain value is kept.
     (plain,) = read_prompts("hf:someone/plain")
     assert (plain.id, plain.text, plain.label, plain.meta) == ("someone/plain:7", "May I?", "benign", {"n": "3"})
 
 
-def test_parts_of_one_dataset_have_ids_of_their_own(monkeypatch):
-    monkeypatch.setattr(tables, "_hub", lambda source, name: [{"prompt": f"{source.config}, {source.split}"}])
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_parts_of_one_dataset_have_ids_of_their_own(monkeypatch, with_ids):
+    rows = {"id": "7"} if with_ids else {}
+    monkeypatch.setattr(tables, "_hub", lambda source, name: [{"prompt": f"{source.config}, {source.split}", **rows}])
     parts = [{}, {"split": "test"}, {"config": "hard", "split": "test"}, {"config": "hard"}]
     found = read_prompts([PromptSource(source="hf:someone/asked", **part) for part in parts])
-    names = ["", ":test", ":hard:test", ":hard"]
-    assert [prompt.id for prompt in found] == [f"someone/asked{name}:1" for name in names]
+    names = ["", "@test", "@hard:test", "@hard"]
+    assert [prompt.id for prompt in found] == [f"someone/asked:{7 if with_ids else 1}{name}" for name in names]
 
 
 @pytest.mark.parametrize(

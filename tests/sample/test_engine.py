@@ -309,9 +309,10 @@ def test_what_does_not_fit_is_refused_by_name_before_anything_is_generated(engin
     before = engine.counters.prefills
     good = request("good", [1, 2])
     long = r"'long': 40 prompt tokens and max_new_tokens=9 exceed engine.max_length=48"
-    with pytest.raises(Rejected, match=long) as caught:  # so that who asks many can leave out that one
-        engine.generate([good, request("long", [1] * 40, max_new_tokens=9)])
-    assert (caught.value.request, "max_length=48" in caught.value.problem) == ("long", True)
+    with pytest.raises(Rejected, match=long) as caught:  # so that who asks many can leave these out
+        engine.generate([good, request("long", [1] * 40, max_new_tokens=9), request("longer", [1] * 50)])
+    assert caught.value.problems.keys() == {"long", "longer"}
+    assert "exceed max_length=48" in caught.value.problems["longer"]
     with pytest.raises(UserError, match="'empty': the prompt is empty"):
         engine.generate([good, request("empty", [])])
     with pytest.raises(UserError, match="two requests have the id 'good'"):

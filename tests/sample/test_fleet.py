@@ -13,7 +13,7 @@ from together import ended, start
 from rational_jax import sample
 from rational_jax.config import RunConfig, load_config
 from rational_jax.data import read_prompts
-from rational_jax.sample import Request
+from rational_jax.sample import Rejected, Request, fleet
 from rational_jax.sample.fleet import deal
 from rational_jax.sample.rewrites import helper
 from rational_jax.text.chat import Message
@@ -116,8 +116,36 @@ def test_every_request_falls_to_one_process(seed):
     assert max(map(len, prompts)) - min(map(len, prompts)) <= 1
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_request_too_long_is_named_whatever_process_it_falls_to(monkeypatch, share):
+    class Own:
+        def generate(self, requests):
+            if long := [request.id for request in requests if request.id == f"r{share}"]:
+                raise Rejected("too long", dict.fromkeys(long, "exceeds"))
+            return iter(())
+
+    notes = []
+
+    def tell(process, **note):
+        if process == 0:
+            notes.append(json.loads(json.dumps(note)))
+        elif note["do"] == "generate":
+            fleet._generate(Own(), fleet._REQUESTS.validate_python(note["requests"]))
+
+    monkeypatch.setattr(fleet, "_tell", tell)
+    monkeypatch.setattr(fleet, "_heard", lambda process, wait=False: notes.pop(0) if notes else {"ended": True})
+    requests = [Request(id=f"r{n}", messages=(Message(role="user", content=str(n)),), max_new_tokens=1) for n in "01"]
+    with pytest.raises(Rejected) as caught:
+        list(fleet.Fleet(own=Own(), processes=2).generate(requests))
+    assert caught.value.problems == {f"r{share}": "exceeds"}
+
+
 def test_the_judges_configuration_is_one_that_other_processes_take():
     """Its context may be shorter than the answers that it judges."""
     changes = ["engine.max_length=4096", "sample.max_new_tokens=2048", "curate.max_new_tokens=2048"]
     config = helper(load_config(None, [*changes, "evaluate.judge_model={name: some/judge, max_length: 1024}"]))
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_model_that_judges_reasons_between_delimiters_whatever_the_run_does():
+    assert helper(load_config(None, ["chat.reasoning=plain"])).chat.reasoning == "think"

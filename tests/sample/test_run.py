@@ -8,14 +8,14 @@ import pytest
 from tiny import tiny_llama
 
 from rational_jax import hub
-from rational_jax.config import RunConfig
+from rational_jax.config import ChatSection, RunConfig
 from rational_jax.data.schema import Prompt
 from rational_jax.data.suites import load_suite
 from rational_jax.errors import UserError
 from rational_jax.manifest import Stage, read_stage
 from rational_jax.sample import Completion, Request, derive_seed, open_engine, run
 from rational_jax.sample.backends import generation_mesh
-from rational_jax.text.chat import Message
+from rational_jax.text.chat import Message, Renderer
 
 
 class Scripted:
@@ -255,6 +255,10 @@ def test_the_micro_model_opens_and_says_what_it_is(tmp_path):
         Request(id="1", messages=(hello, Message(role="assistant", content="<think>")), max_new_tokens=1),
     ]
     assert {done.id: done.begins_inside for done in backend.generate(asked)} == {"0": False, "1": True}
+    plain = dataclasses.replace(
+        backend, renderer=Renderer.configured(backend.renderer.tokenizer, ChatSection(reasoning="plain"))
+    )
+    assert not any(done.begins_inside for done in plain.generate(asked)), "no delimiter was opened"
     assert {leaf.dtype.name for leaf in jax.tree.leaves(backend.engine.params)} == {"float32"}
     too_long = config.engine.model_copy(update={"max_length": 10**6})
     with pytest.raises(UserError, match=r"engine.max_length=1000000 exceeds"):

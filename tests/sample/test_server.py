@@ -1,5 +1,6 @@
 """The server as clients see it: OpenAI's own client, formats and errors, hang-ups, keys and limits."""
 
+import contextlib
 import json
 import random
 import socket
@@ -22,7 +23,7 @@ import serving  # noqa: E402
 
 from rational_jax.sample import Request, wire  # noqa: E402
 from rational_jax.sample.sequence import begins_inside, prompt_tokens  # noqa: E402
-from rational_jax.sample.serve import serve  # noqa: E402
+from rational_jax.sample.serve import _bound, serve  # noqa: E402
 
 LONGEST = serving.LONGEST
 
@@ -207,6 +208,10 @@ def test_a_port_in_use_is_said_before_a_model_is_opened(host, monkeypatch):
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port}: .*; choose another"):
             serve(RunConfig(), "base", host=host, port=port)
+    with contextlib.ExitStack() as opened:  # of a server that is still compiling
+        (place,) = _bound("127.0.0.1", 0, opened)
+        with pytest.raises(UserError, match="choose another"):
+            _bound("127.0.0.1", place.getsockname()[1], opened)
     with pytest.raises(UserError, match=r"--host 192\.0\.2\.1"):  # an address of nobody's
         serve(RunConfig(), "base", host="192.0.2.1", port=port, api_key="x")
 

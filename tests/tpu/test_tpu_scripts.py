@@ -390,8 +390,8 @@ def worker(tmp_path):
     home = tmp_path / "home"
     (home / "rational-env" / "bin").mkdir(parents=True)
 
-    def run(*words: str, code: int = 0) -> str:
-        environment = os.environ | {"HOME": str(home), "RATIONAL_PAUSE": "0", "RATIONAL_RESTARTS": "2"}
+    def run(*words: str, code: int = 0, pause: int = 0) -> str:
+        environment = os.environ | {"HOME": str(home), "RATIONAL_PAUSE": str(pause), "RATIONAL_RESTARTS": "2"}
         command = ["bash", str(TPU / "worker.sh"), *words]
         found = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
@@ -410,19 +410,20 @@ def worker(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "code", "starts"),
+    ("script", "code", "starts", "pause"),
     [
-        ('echo "words: $*"', 0, 1),
-        ('[ "$n" -gt 0 ] || exit 75', 0, 2),  # saved, the machine stayed
-        ('[ "$n" -gt 1 ] || exit 1', 0, 3),  # another worker died, twice
-        ("exit 1", 10, 3),
-        ("exit 2", 10, 1),  # nothing that a second start would mend
+        ('echo "words: $*"', 0, 1, 0),
+        ('[ "$n" -gt 4 ] || exit 75', 0, 6, 0),  # saved, the machine stayed
+        ("exit 75", 10, 3, 1),  # sooner than the pause: a store that nobody can reach, say
+        ('[ "$n" -gt 1 ] || exit 1', 0, 3, 0),  # another worker died, twice
+        ("exit 1", 10, 3, 0),
+        ("exit 2", 10, 1, 0),  # nothing that a second start would mend
     ],
 )
-def test_a_worker_starts_again_what_may_go_on(worker, script, code, starts):
+def test_a_worker_starts_again_what_may_go_on(worker, script, code, starts, pause):
     run, does, home = worker
     does(script)
-    assert "started" in run("start", "--", "train", "a b")
+    assert "started" in run("start", "--", "train", "a b", pause=pause)
     run("follow", code=code)
     deadline = time.monotonic() + 20
     while not (home / "rational-run" / "code").exists():
