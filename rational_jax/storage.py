@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,8 @@ def alone(home: Path) -> Iterator[None]:
     """Makes other processes of this machine wait that want to write in the same folder."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks, as some network ones are
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

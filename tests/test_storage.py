@@ -1,10 +1,11 @@
+import errno
 import os
 
 import pytest
 
 from rational_jax import storage
 from rational_jax.errors import UserError
-from rational_jax.storage import JsonlLog, atomic_directory, read_jsonl
+from rational_jax.storage import JsonlLog, alone, atomic_directory, read_jsonl
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -143,3 +144,12 @@ def test_a_directory_is_whole_or_absent(tmp_path):
         (partial / "file").write_text("second")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert storage.sha256_tree(path).keys() == {"file"}
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with alone(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()

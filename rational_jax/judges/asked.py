@@ -19,12 +19,15 @@ _CLIPPED = "\n[...]\n"
 # All brackets on both sides of a name: what is left of them must make no new fence.
 _FENCE = re.compile(r"(?:(?<!<)(?:<{3,}\s*)++)?(REQUEST|ANSWER)(?:\s*>{3,})*")
 
-# What stands between a name and its number. One bracket is passed over, "(1-5)", unless it holds the mark: "(4)", "(4
-# out of 5)". Behind it only a number that has a line for itself is taken from another line: "(harmful)\n\n1. It ...".
-_BEFORE_NUMBER = (
-    r"\W{0,8}?(?:[(\[](?!-?[\d.,]+\s*(?:[)\]]|(?:out )?of\b))[^()\[\]\n]{0,60}[)\]]"
-    r"(?:[^\w\n]{0,8}?|[^\w\n]{0,8}\n\s{0,4}(?=-?\d+\s*$)))?"
-)
+# To be raised where `last_number` comes to read an answer otherwise.
+_READING = 2
+# A number that is no end of a scale, such as "1-5" or "0 or 1".
+_NUMBER = r"(-?\d++(?:[.,]\d++)?)(?![-–—]\d|\s*(?:to|or)\s+\d)"
+_DIRECTLY = re.compile(rf"\W{{0,4}}?{_NUMBER}")
+_LEAD = re.compile(r"(?:(?!-\d)[^\w(\[]){0,8}")
+_BRACKET = re.compile(r"[(\[]([^()\[\]\n]{0,60})[)\]]")
+# Behind a bracket: in the same line, or in another one that begins no list.
+_BEHIND = re.compile(rf"(?:[^\w\n]{{0,8}}?|[^\w\n]{{0,8}}\n\W{{0,4}}?(?!\d+[.)]\s+\w)){_NUMBER}")
 
 
 def shown(text: str) -> str:
@@ -52,7 +55,7 @@ class AskedJudge(ABC):
 
     @property
     def identity(self) -> str:
-        said = [self._model, self._most, LONGEST, _FENCE.pattern, _BEFORE_NUMBER, self.settings()]
+        said = [self._model, self._most, LONGEST, _FENCE.pattern, _READING, self.settings()]
         return f"{self.name}-{sha256_json(said)[:12]}"
 
     @abstractmethod
@@ -72,8 +75,8 @@ class AskedJudge(ABC):
 
         Where the backend fails, those still missing are `unscored` and `failed`. Where it rejects one request (it is
         too long, or its text is not accepted) that one is `unscored`, and the others are asked. After REJECTED - 1 of
-        them and no answer, the shortest of the others is asked alone: where it is rejected too, it is no request that
-        is wrong, and all fail.
+        them and no answer, the shortest of the others is asked alone: where it is rejected too, or all are at once, it
+        is no request that is wrong, and all fail.
         """
         waiting: dict[str, Exchange] = {}
         for exchange in exchanges:
@@ -110,6 +113,8 @@ class AskedJudge(ABC):
                     if doubted:
                         raise
                     rejected |= error.problems
+                    if not answered and len(rejected) == len(waiting) >= REJECTED:
+                        raise
         except UserError as error:
             failure = str(error)
             if not answered:
@@ -153,10 +158,28 @@ def _answer(completion: Completion) -> tuple[str, str]:
 
 def last_number(name: str, text: str, low: int, high: int) -> int | str:
     """The last number that `text` gives under `name`, or what is wrong with it."""
-    found = re.findall(rf"{name}{_BEFORE_NUMBER}(-?\d+(?:[.,]\d+)?)", text, re.IGNORECASE | re.MULTILINE)
+    places = (text[place.end() : place.end() + 120] for place in re.finditer(name, text, re.IGNORECASE))
+    found = [number for place in places if (number := _number(place, f"{low}/{high}")) is not None]
     if not found:
         return f"the judge gave no {name.lower()}"
     last = found[-1]
     if not last.isdecimal() or not low <= int(last) <= high:
         return f"the judge's {name.lower()} is {last}, not a whole number from {low} to {high}"
     return int(last)
+
+
+def _number(behind: str, scale: str) -> str | None:
+    """The number that is meant by what stands behind a name: "(1-5): 4" is 4, and so are "(4/5)" and ": (4), of 5"."""
+    lead = _LEAD.match(behind)
+    rest = behind[lead.end() :]
+    bracket = _BRACKET.match(rest)
+    if bracket and ":" not in lead[0] and not _is_mark(bracket[1], scale):
+        found = _BEHIND.match(rest, bracket.end())
+        if found:
+            return found[1]
+    found = _DIRECTLY.match(rest)
+    return found and found[1]
+
+
+def _is_mark(text: str, scale: str) -> bool:
+    return text != scale and re.fullmatch(r"-?\d+(?:[.,]\d+)?(?:\s*(?:/|(?:out )?of)\s*\d+)?", text) is not None

@@ -93,7 +93,7 @@ def make_program(
     # Where nothing but the batch and the parameters is cut, a device can run its own rows and gather its weights; the
     # compiler's own partitioning is for tensor meshes, and cheaper on the CPU devices of one machine.
     own_rows = mesh.shape["tensor"] == 1 and platform != "cpu"
-    _check_batch(section.batch_size, section.micro_batches, mesh.size // mesh.shape["tensor"], own_rows)
+    _check_batch(section.batch_size, section.micro_batches, mesh.size // mesh.shape["tensor"], platform)
     execution = Execution(
         dtype=compute,
         attention=choose(config.model.attention, platform, decoder, section.sequence_length, warn),
@@ -138,10 +138,10 @@ def make_program(
     )
 
 
-def _check_batch(rows: int, parts: int, groups: int, own_rows: bool) -> None:
+def _check_batch(rows: int, parts: int, groups: int, platform: str) -> None:
     """Raises UserError where a batch cannot be dealt out to groups of devices, in `parts` one after the other."""
-    # Where the compiler cuts a micro-batch, its parts may be of different sizes.
-    multiple = groups * parts if own_rows else math.lcm(groups, parts)
+    # On a CPU the compiler cuts a micro-batch, into unequal parts if need be; kernels and `shard_map` do not.
+    multiple = math.lcm(groups, parts) if platform == "cpu" else groups * parts
     if rows % multiple:
         cut = f" in {parts} micro-batches" if parts > 1 else ""
         raise UserError(

@@ -14,14 +14,15 @@ from rational_jax.text.reasoning import THINK
 class Scripted:
     """A backend that answers in order and remembers what it was asked."""
 
-    def __init__(self, *texts, finish="stop"):
-        self.texts, self.finish, self.asked = list(texts), finish, []
+    def __init__(self, *texts, finish="stop", inside=False):
+        self.texts, self.finish, self.inside, self.asked = list(texts), finish, inside, []
 
     def generate(self, requests):
         (request,) = requests
         self.asked.append(request)
         text = self.texts.pop(0)
-        yield Completion(id=request.id, text=text, token_ids=(), finish=self.finish, prompt_tokens=1)
+        made = {"id": request.id, "text": text, "token_ids": (), "finish": self.finish, "prompt_tokens": 1}
+        yield Completion(**made, begins_inside=self.inside)
 
 
 def conversation(*texts, system="", **changes):
@@ -41,6 +42,12 @@ def test_turns_are_remembered_with_reasoning_apart_and_the_system_prompt_first()
         Message(role="user", content="and?"),
     )
     assert first.seed != second.seed and first.max_new_tokens == 9
+
+
+def test_reasoning_that_the_template_opened_is_reasoning():
+    _, talk = conversation("why\n</think>\n\nyes", "never closed", inside=True)
+    assert list(talk.say("hello")) == [("reasoning", "why"), ("content", "yes")]
+    assert list(talk.say("and?")) == [("reasoning", "never closed"), ("content", "")]
 
 
 def test_an_answer_that_was_stopped_is_no_part_of_the_conversation():

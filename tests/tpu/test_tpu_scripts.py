@@ -414,7 +414,7 @@ def worker(tmp_path):
     [
         ('echo "words: $*"', 0, 1, 0),
         ('[ "$n" -gt 4 ] || exit 75', 0, 6, 0),  # saved, the machine stayed
-        ("exit 75", 10, 3, 1),  # sooner than the pause: a store that nobody can reach, say
+        ("exit 75", 10, 3, 2),  # sooner than the pause: a store that nobody can reach, say
         ('[ "$n" -gt 1 ] || exit 1', 0, 3, 0),  # another worker died, twice
         ("exit 1", 10, 3, 0),
         ("exit 2", 10, 1, 0),  # nothing that a second start would mend
