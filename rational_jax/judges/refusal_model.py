@@ -34,6 +34,7 @@ OPENING_TOKENS, ENDING_TOKENS = 70, 50
 LEAD_TOKENS = 10
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[.,:;!?]|\n+")
+_ASCII_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[.,:;!?]|\n+")  # the same of lower-case ASCII, and faster
 # Numbers of tokens: words, then punctuation, numbers and the endings of words that are not known.
 _OTHERS = {
     name: len(WORDS) + place for place, name in enumerate((*".,:;!?\n", "0", "ing", "ed", "ly", "ion", "s", ""), 1)
@@ -75,7 +76,7 @@ class Reading(NamedTuple):
 
 def tokens(text: str, most: int, *, last: bool = False) -> list[int]:
     """The skeleton of lower-cased text, at most `most` tokens of it, each as _PAIR * its number + its family's or 0."""
-    found = _TOKEN.findall(text)
+    found = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)
     return list(map(_token, found[-most:] if last else found[:most]))
 
 
