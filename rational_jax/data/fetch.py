@@ -6,7 +6,7 @@ from pathlib import Path
 from rational_jax.data.benchmarks import Benchmark
 from rational_jax.errors import UserError
 from rational_jax.storage import atomic_write_bytes
-from rational_jax.stores import broken_off, trouble
+from rational_jax.stores import broken_off, first_line, trouble
 
 TIMEOUT_SECONDS = 60.0
 
@@ -64,7 +64,7 @@ def hub_snapshot(name: str, repository: str, revision: str | None, patterns: tup
         said = f"{name} is not in the local cache and the Hub cannot be reached ({page}); {copy}"
         raise trouble(said, error.__cause__ or error) from error
     except errors.HfHubHTTPError as error:
-        raise trouble(f"{name} could not be downloaded from {page}: {str(error).splitlines()[0]}", error) from error
+        raise trouble(f"{name} could not be downloaded from {page}: {first_line(error)}", error) from error
     except (errors.HTTPError, OSError, RuntimeError) as error:
         raise broken_off(f"{name}: the download from {page}", error) from error
 
@@ -76,10 +76,8 @@ def _get(name: str, url: str) -> bytes:
         reply = httpx2.get(url, follow_redirects=True, timeout=TIMEOUT_SECONDS)
         reply.raise_for_status()
     except httpx2.HTTPError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise trouble(
-            f"{name} could not be downloaded from {url} ({reason}); read a copy of your own: {name}@PATH", error
-        ) from error
+        said = f"{name} could not be downloaded from {url} ({first_line(error)})"
+        raise trouble(f"{said}; read a copy of your own: {name}@PATH", error) from error
     return reply.content
 
 

@@ -185,11 +185,18 @@ def configured_suites(config: RunConfig) -> dict[str, list[Prompt]]:
     What is not benign is attacked. Raises UserError as `load_suites` does, for an unknown attack, and where what a
     model was to write is not there.
     """
-    suites = load_suites(config.sample.suites, config.sample.limit)
-    if not config.sample.attacks:
+    return attacked_suites(Path(config.run), config.sample.suites, config.sample.limit, config.sample.attacks)
+
+
+def attacked_suites(
+    run: Path, names: Iterable[str], limit: int | None, attacks: Iterable[str]
+) -> dict[str, list[Prompt]]:
+    """`configured_suites` of the run in a folder, by the settings that matter."""
+    suites = load_suites(names, limit)
+    if not attacks:
         return suites
-    rewritten = read_rewrites(Path(config.run) / "sample" / REWRITES)
-    return {name: with_attacks(prompts, config.sample.attacks, rewritten) for name, prompts in suites.items()}
+    rewritten = read_rewrites(run / "sample" / REWRITES)
+    return {name: with_attacks(prompts, attacks, rewritten) for name, prompts in suites.items()}
 
 
 def with_attacks(prompts: Iterable[Prompt], attacks: Iterable[str], rewritten: Mapping[str, str]) -> list[Prompt]:

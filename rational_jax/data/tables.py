@@ -9,7 +9,7 @@ import numpy as np
 from rational_jax.config import PromptSource
 from rational_jax.data.schema import PROMPT_FIELDS
 from rational_jax.errors import UserError
-from rational_jax.stores import trouble
+from rational_jax.stores import first_line, trouble
 
 HUB, TFDS = "hf:", "tfds:"
 
@@ -102,9 +102,8 @@ def _tfds(source: PromptSource, name: str) -> Iterable[Mapping]:
     except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(f"tfds:{name}: TFDS has no dataset of that name, and there is no such folder") from error
     except (AssertionError, FileNotFoundError, NotImplementedError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"tfds:{name}: cannot be read ({reason}); it must have been prepared in the format array_record"
+            f"tfds:{name}: cannot be read ({first_line(error)}); it must have been prepared in the format array_record"
         ) from error
     features = dict(builder.info.features.items())
     for row in rows:

@@ -14,7 +14,7 @@ from rational_jax.errors import UserError
 from rational_jax.evaluate.results import Capability
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import EngineBackend, model_identity, open_engine
-from rational_jax.sample.requests import STOP, Completion, Request
+from rational_jax.sample.requests import Completion, Request
 from rational_jax.storage import JsonlLog, sha256_json
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def harness_model(backend: EngineBackend, *, reasoning: bool, seed: int = 0) -> 
             pairs = []
             for context, answer in (one.args for one in requests):
                 text = said[str(contexts.index(context))]
-                split = form.split(text.whole(form.open), finished=text.finish == STOP)
+                split = text.apart(form)
                 thought = form.parts(split.reasoning, "")[0][0] if split.reasoning else ""
                 # The delimiter and the blank line stand between, so the answer begins without the task's space.
                 begun = self._fitting(context, engine.max_length // 2) + renderer.continuation(thought)
@@ -213,9 +213,7 @@ def harness_model(backend: EngineBackend, *, reasoning: bool, seed: int = 0) -> 
             return [self._answer(said[one.id], stop) for one, stop in zip(wanted, stops, strict=True)]
 
         def _answer(self, completion: Completion, stops: Sequence[str]) -> str:
-            text = completion.text
-            if reasoning:
-                text = form.split(completion.whole(form.open), finished=completion.finish == STOP).answer
+            text = completion.apart(form).answer if reasoning else completion.text
             # The engine leaves reasoning alone; in direct mode a stop string counts wherever it stands.
             return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 

@@ -84,7 +84,7 @@ def _download(name: str, revision: str | None, weights: bool) -> Path:
     except errors.HFValidationError as error:
         raise UserError(f"model {name!r}: no directory of that name, and not a Hub id ({error})") from error
     except errors.HfHubHTTPError as error:
-        raise trouble(f"model {name!r}{at} could not be downloaded: {str(error).splitlines()[0]}", error) from error
+        raise trouble(f"model {name!r}{at} could not be downloaded: {first_line(error)}", error) from error
     except (errors.HTTPError, OSError, RuntimeError) as error:
         raise broken_off(f"model {name!r}{at}: the download", error) from error
     if weights and not any(found.glob("*.safetensors")):

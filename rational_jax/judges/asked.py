@@ -146,7 +146,7 @@ def _length(request: Request) -> int:
 
 def _answer(completion: Completion) -> tuple[str, str]:
     """The judge's own answer behind its reasoning, and what is wrong with it, or ""."""
-    split = THINK.split(completion.whole(THINK.open), finished=completion.finish != LENGTH)
+    split = completion.apart(THINK)
     if completion.finish == FILTERED:
         return "", "a content filter stopped the judge"
     if split.status == TRUNCATED_REASONING:

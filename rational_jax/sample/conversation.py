@@ -12,7 +12,7 @@ from rational_jax.errors import UserError
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import Backend, EngineBackend, named, open_backend
 from rational_jax.sample.pieces import Pieces, Tokens
-from rational_jax.sample.requests import Completion, Request, derive_seed, taken_apart
+from rational_jax.sample.requests import Completion, Request, derive_seed
 from rational_jax.sample.sequence import Generated, begins_inside
 from rational_jax.text.chat import Message
 from rational_jax.text.reasoning import ReasoningFormat, Split, format_named
@@ -52,7 +52,7 @@ class Conversation:
         settings = dataclasses.asdict(self.decoding)
         settings["seed"] = derive_seed(self.decoding.seed, len(self.turns))
         request = Request(id="turn", messages=(*system, *self.turns, asked), **settings)
-        lead, done = "", None
+        done = None
         if isinstance(self._backend, EngineBackend):
             renderer = self._backend.renderer
             lead = self._form.open if begins_inside(renderer, request) else ""
@@ -60,10 +60,10 @@ class Conversation:
             for event in _events(self._backend, request):
                 done = event if isinstance(event, Completion) else None
                 yield from pieces.more(event)
+            done = dataclasses.replace(done, begins_inside=bool(lead))
         else:
             (done,) = self._backend.generate([request])
-            lead = done.whole(self._form.open).removesuffix(done.text)
-        self.last = taken_apart(lead + done.text, done.finish, self._form)
+        self.last = done.apart(self._form)
         if not isinstance(self._backend, EngineBackend):
             if self.last.reasoning:
                 yield "reasoning", self.last.reasoning

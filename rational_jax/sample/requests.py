@@ -119,6 +119,10 @@ class Completion:
         """The text, behind the delimiter that opens reasoning where the prompt had it: what can be taken apart."""
         return opening + self.text if self.begins_inside else self.text
 
+    def apart(self, reasoning: ReasoningFormat) -> Split:
+        """Reasoning and answer; the status of one that a filter ended is "content_filter"."""
+        return taken_apart(self.whole(reasoning.open), self.finish, reasoning)
+
 
 def taken_apart(text: str, finish: str, reasoning: ReasoningFormat) -> Split:
     """A completion's text as reasoning and answer; the status of one that a filter ended is "content_filter"."""

@@ -59,7 +59,7 @@ def write_missing(config: RunConfig, progress: Progress, open_backend: OpenBacke
             failed = 0
             for completion in open_backend(helper(config), BASE, progress).generate(requests):
                 text, style = missing[completion.id]
-                answer = THINK.split(completion.whole(THINK.open), finished=completion.finish == STOP).answer
+                answer = completion.apart(THINK).answer
                 declined = completion.finish != STOP or answer.lower().replace("’", "'").startswith(_DECLINES)
                 failed += declined
                 row = {"key": completion.id, "style": style, "of": text, "text": "" if declined else answer}

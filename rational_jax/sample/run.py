@@ -14,7 +14,7 @@ from rational_jax.errors import UserError
 from rational_jax.manifest import Stage
 from rational_jax.progress import SILENT, Progress
 from rational_jax.sample.backends import Backend, deciding, model_identity, open_backend
-from rational_jax.sample.requests import Completion, Request, derive_seed, taken_apart
+from rational_jax.sample.requests import Completion, Request, derive_seed
 from rational_jax.sample.rewrites import write_missing
 from rational_jax.storage import JsonlLog, sha256_file, sha256_json, write_rows
 from rational_jax.text.chat import Message
@@ -153,7 +153,7 @@ def _row(
     reasoning: ReasoningFormat,
 ) -> dict:
     # Where the prompt opened the reasoning, the text alone does not show that it was never closed.
-    split = taken_apart(completion.whole(reasoning.open), completion.finish, reasoning)
+    split = completion.apart(reasoning)
     return {
         "id": key,
         "prompt": prompt.to_json(),

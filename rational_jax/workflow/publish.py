@@ -18,7 +18,7 @@ from rational_jax.evaluate.results import Results, SummaryRow, read_results, sum
 from rational_jax.manifest import read_stage
 from rational_jax.progress import SILENT, Progress
 from rational_jax.storage import remembered_sha256
-from rational_jax.stores import trouble
+from rational_jax.stores import first_line, trouble
 from rational_jax.workflow.export import ADAPTER, MERGED, PART_MANIFEST
 
 CARD = "README.md"
@@ -141,11 +141,11 @@ def publish(publication: Publication, *, private: bool = False, progress: Progre
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             raise UserError(f"{name}: the Hub refuses the login; it needs a token that may write there") from error
-        raise trouble(f"{name}: {str(error).splitlines()[0]}; run the same command again to go on", error) from error
+        raise trouble(f"{name}: {first_line(error)}; run the same command again to go on", error) from error
     except (httpx2.TransportError, errors.LocalEntryNotFoundError, RuntimeError) as error:
         # RuntimeError is how huggingface_hub reports a large file that did not go up.
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise trouble(f"{name}: the connection failed ({cause}); run the same command again to go on", error) from error
+        said = f"{name}: the connection failed ({first_line(error)}); run the same command again to go on"
+        raise trouble(said, error) from error
     return str(address)
 
 

@@ -25,21 +25,14 @@ found["lead"] = is_lead()
 found["value"] = agreed(lambda: calls.append(index) or {"of": index, "text": "é" * 300, "none": None})
 found["calls"] = calls
 
-def refuse():
-    raise UserError(f"refused by {index}")
+def fail(error):
+    raise error
 
-try:
-    agreed(refuse)
-except UserError as error:
-    found["error"] = type(error).__name__, str(error)
-
-def lose():
-    raise Unreachable(f"lost by {index}")
-
-try:
-    agreed(lose)
-except UserError as error:
-    found["lost"] = type(error).__name__, str(error)
+for name, error in (("error", UserError(f"refused by {index}")), ("lost", Unreachable(f"lost by {index}"))):
+    try:
+        agreed(lambda: fail(error))
+    except UserError as told:
+        found[name] = type(told).__name__, str(told)
 found["equal"] = dissenters(hashlib.sha256(b"same").hexdigest())
 found["unequal"] = dissenters(hashlib.sha256(b"%d" % index).hexdigest())
 print(json.dumps(found))

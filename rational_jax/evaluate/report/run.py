@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rational_jax.config import RunConfig, to_yaml
 from rational_jax.data.schema import Prompt
-from rational_jax.data.suites import REWRITES, find_suite, load_suites, read_rewrites, with_attacks
+from rational_jax.data.suites import attacked_suites, find_suite
 from rational_jax.errors import UserError
 from rational_jax.evaluate import inspect_log
 from rational_jax.evaluate.compare import FEW
@@ -78,9 +78,7 @@ def run(config: RunConfig, progress: Progress = SILENT) -> Path:
 
 def sampled_suites(root: Path, sampled: Mapping) -> dict[str, list[Prompt]]:
     """The suites of a run as the settings of its evaluation name them, under its attacks."""
-    rewritten = read_rewrites(root / "sample" / REWRITES)
-    suites = load_suites(sampled["suites"], sampled["limit"])
-    return {name: with_attacks(prompts, sampled.get("attacks", ()), rewritten) for name, prompts in suites.items()}
+    return attacked_suites(root, sampled["suites"], sampled["limit"], sampled.get("attacks", ()))
 
 
 def suites_of(suites: Mapping[str, Sequence[Prompt]]) -> dict[str, str]:
